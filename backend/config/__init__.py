@@ -1,0 +1,1 @@
+"""Settings of every program: the schema, the loader, and the recipes people read."""

@@ -1,0 +1,437 @@
+"""Every setting of every program: frozen dataclasses, the meaning under each field.
+
+`--help` is made from these docstrings, so a key without one does not exist for people (a test holds
+that). No default is written anywhere else. Nothing here imports torch: `--help` is instant.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+P = TypeVar("P", bound="Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all settings share: where each value came from, and how to hand on a part of them."""
+
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Key -> config file, profile or command line. Filled by the loader; not a key."""
+
+    def public(self) -> dict[str, Any]:
+        """Every key and its value, ready for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+
+    def part(self, cls: type[P]) -> P:
+        """The settings of one base class alone, such as the ModelConfig of a TrainConfig."""
+        return cls(**{f.name: getattr(self, f.name) for f in fields(cls)})
+
+    def problems(self) -> Iterator[str]:
+        """Impossible values, one sentence each."""
+        yield from ()
+
+    def profile_file(self) -> str | None:
+        """A hardware profile to lay under the other values, if one is named."""
+        return None
+
+    def shown(self) -> str:
+        """The values that are not defaults, with where each came from."""
+        lines = [f"  {k} = {getattr(self, k)!r}  ({origin})" for k, origin in self.origins.items()]
+        return "\n".join(lines) or "  all defaults"
+
+
+def _at_least(config: Settings, least: float, *keys: str) -> Iterator[str]:
+    for key in keys:
+        value = getattr(config, key)
+        if isinstance(value, int | float) and not value >= least:
+            yield f"{key} = {value} must be at least {least}"
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlConfig(Settings):
+    """Crawl: artists of a source -> raw songs"""
+
+    source: tuple[Literal["darklyrics", "demo", "files"], ...] = ("darklyrics",)
+    """Where to take songs from; several with commas. darklyrics: www.darklyrics.com. demo: the
+    songbook of this project, served on this machine, no network. files: your own, see path."""
+    artists: tuple[str, ...] = ()
+    """Names, each in quotes: --artists "Opeth" "At the Gates". Never split at commas. Accents, case
+    and punctuation do not matter. demo without names takes all its artists."""
+    artist_file: str | None = None
+    """A text file of names, one a line; lines starting with # are comments."""
+    max_songs: int | None = None
+    """At most this many songs per artist, in the order of the site; none is all."""
+    data_dir: str | None = None
+    """The corpus folder; songs go to <data_dir>/raw. Default data/darklyrics, data/demo, data/<stem
+    of path>, or data/lyrics for several sources."""
+    path: str | None = None
+    """For files: a folder or file. .txt is one song (artist from the folder or from `Artist -
+    Title.txt`); .json and .jsonl hold objects with text, song_name, artist_name."""
+    delay_s: float | None = None
+    """Seconds between two requests to the same host. Default 3; the demo, on this machine, 0. A
+    robots.txt that asks for more wins."""
+    base_url: str | None = None
+    """A mirror of DarkLyrics or a test server: links to the site's own host are followed there and
+    nowhere else. Songs keep the site's own addresses."""
+    refresh: bool = False
+    """Fetch the pages of the named artists again, though they are in the store."""
+    rebuild: bool = False
+    """Only write the JSONL view again from the store, with no network."""
+    force: bool = False
+    """Read the stored pages again though nothing changed (after a parser was mended)."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "max_songs")
+        yield from _at_least(self, 0, "delay_s")
+        if "files" in self.source and not self.path:
+            yield "source=files needs --path=DIR_OR_FILE"
+        if self.path and "files" not in self.source:
+            yield "path is read by --source=files only"
+        if "darklyrics" in self.source and not (self.artists or self.artist_file or self.rebuild):
+            yield 'darklyrics needs --artists "NAME" ... or --artist_file=FILE (demo needs neither)'
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig(Settings):
+    """Clean: raw songs -> data.json, dropped.jsonl, report.md"""
+
+    data_dir: str = "data/darklyrics"
+    """The corpus folder that crawl filled; data.json is written beside raw/."""
+    save_dir: str | None = None
+    """Another folder for data.json (NanoRapGPT's key); default is data_dir."""
+    section_headers: Literal["keep", "strip"] = "keep"
+    """[Verse 1], [Chorus] on their own line: keep them, or strip them from the text."""
+    min_lines: int = 4
+    """Songs with fewer sung lines are dropped (the reason is kept)."""
+    min_chars: int = 100
+    """Songs with fewer characters are dropped."""
+    max_words: int = 1500
+    """Texts with more words are prose, not songs, and dropped."""
+    near_duplicate: float = 0.7
+    """Two songs whose sets of normalised lines overlap at least this much (Jaccard) are versions of
+    one song; one is kept, studio over live, complete over cut. 1.0 finds only equal ones."""
+    force: bool = False
+    """Do it again though inputs, settings and outputs are unchanged."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 0, "min_lines", "min_chars")
+        yield from _at_least(self, 1, "max_words")
+        if not 0 < self.near_duplicate <= 1:
+            yield f"near_duplicate = {self.near_duplicate} must be above 0 and at most 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinarizeConfig(Settings):
+    """Binarize: data.json -> <data_dir>/<tokenizer>/{train,val}.bin"""
+
+    data_dir: str = "data/darklyrics"
+    """The corpus folder with data.json."""
+    tokenizer: Literal["char"] = "char"
+    """char: one token a character, nanoGPT's ids."""
+    val_fraction: float = 0.1
+    """Share of songs held out for validation, chosen by a hash of each song, so that a growing
+    corpus keeps its split."""
+    seed: int = 1337
+    """Seed of the split and of which header lines each training song keeps."""
+    force: bool = False
+    """Do it again though inputs, settings and outputs are unchanged."""
+
+    def problems(self) -> Iterator[str]:
+        if not 0 < self.val_fraction < 1:
+            yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """Model: the shape of the GPT (defaults: GPT-2 small)"""
+
+    block_size: int = 1024
+    """Tokens of context."""
+    n_layer: int = 12
+    """Transformer blocks."""
+    n_head: int = 12
+    """Attention heads per block; must divide n_embd."""
+    n_embd: int = 768
+    """Width of the residual stream."""
+    dropout: float = 0.0
+    """Share of activations dropped in training; 0.1 to 0.3 for small corpora."""
+    bias: bool = True
+    """Biases in linear layers and layer norms, as GPT-2 has them."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "block_size", "n_layer", "n_head", "n_embd")
+        if self.n_head > 0 and self.n_embd % self.n_head:
+            yield f"n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout = {self.dropout} must be at least 0 and below 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """Data: what is read, how much per step"""
+
+    dataset: str = "darklyrics/char"
+    """Folder of bins: data/<dataset>, or a path."""
+    tokens_per_step: int | None = None
+    """Tokens behind one optimizer step, on all devices together. A recipe says this; what a device
+    holds at once follows from its memory. None: batch_size x block_size x
+    gradient_accumulation_steps, as in nanoGPT."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Sequences per micro-batch and device. auto: the largest power of two that divides the step
+    and whose estimate fits 85 % of memory_gb."""
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches per step over all devices (nanoGPT's key). None: what tokens_per_step needs; a
+    number that disagrees with it is refused with the multiplication."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(
+            self, 1, "tokens_per_step", "batch_size", "gradient_accumulation_steps"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Settings):
+    """Optimizer: AdamW with warm-up and cosine decay"""
+
+    learning_rate: float = 6e-4
+    """Peak learning rate."""
+    min_lr: float = 6e-5
+    """Learning rate at lr_decay_iters and after; about a tenth of learning_rate."""
+    max_iters: int = 600_000
+    """Optimizer steps in all."""
+    warmup_iters: int = 2000
+    """Steps of linear warm-up; must be shorter than the run."""
+    decay_lr: bool = True
+    """Cosine decay after the warm-up; False keeps learning_rate."""
+    lr_decay_iters: int | None = None
+    """Step where the decay ends; None is max_iters."""
+    weight_decay: float = 0.1
+    """On matrices and embeddings; never on biases and norms."""
+    beta1: float = 0.9
+    """AdamW's first-moment decay."""
+    beta2: float = 0.95
+    """AdamW's second-moment decay; 0.99 for small batches."""
+    grad_clip: float = 1.0
+    """Gradient norm above which gradients are scaled down; 0 turns it off."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(
+            self,
+            0,
+            "learning_rate",
+            "min_lr",
+            "max_iters",
+            "warmup_iters",
+            "weight_decay",
+            "grad_clip",
+        )
+        if self.decay_lr and 0 < self.max_iters <= self.warmup_iters:
+            yield (
+                f"warmup_iters = {self.warmup_iters} is not shorter than max_iters = "
+                f"{self.max_iters}: the run would never reach its learning rate"
+            )
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                yield f"{key} = {getattr(self, key)} must be at least 0 and below 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemConfig(Settings):
+    """System: the machine"""
+
+    profile: Literal["auto", "cpu", "mps", "rtx3050", "a100_node"] = "auto"
+    """auto looks at the machine; a name lays config/hardware/<name>.py under the other values."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes cuda, then mps, then cpu, and says why."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the matrix products. auto: bfloat16 where the GPU has it, else float16 with a
+    gradient scaler; float32 on CPU and MPS."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile. auto: on CUDA only; on a CPU a short run ends before it pays."""
+    memory_gb: float | None = None
+    """Memory of one device for batch_size=auto. None: what the device has (CPU: 2)."""
+    backend: str = "nccl"
+    """torch.distributed's backend where several processes train; one process needs none."""
+    threads: int | None = None
+    """CPU threads; None leaves PyTorch's choice."""
+    seed: int = 1337
+    """Seed of initial weights, dropout and batches."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "threads")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            yield f"memory_gb = {self.memory_gb} must be above 0"
+
+    def profile_file(self) -> str | None:
+        return None if self.profile == "auto" else f"config/hardware/{self.profile}.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """Run: where it goes, what it shows"""
+
+    out_dir: str = "out/run"
+    """The run folder."""
+    init_from: str = "scratch"
+    """scratch; resume (continue out_dir's run exactly); auto (resume an unfinished run with the
+    same settings, nothing for a finished one, else scratch); or the folder of another run, whose
+    weights start a new one at step 0."""
+    checkpoint: str = "best"
+    """Which step of another run to start from: best, last or a step number."""
+    overwrite: bool = False
+    """Start from scratch in a folder that holds a run: the old run is deleted."""
+    eval_interval: int = 2000
+    """Steps between evaluations of the whole validation split; each also saves."""
+    eval_iters: int = 0
+    """Random training batches for a loss estimate beside each evaluation (nanoGPT's estimate); 0
+    shows the mean training loss since the last one, which costs nothing."""
+    eval_only: bool = False
+    """Evaluate once and stop."""
+    log_interval: int = 10
+    """Steps between lines on the screen; metrics.jsonl has them too."""
+    always_save_checkpoint: bool = True
+    """Save at every evaluation; False: only when validation improved, and at the end."""
+    sample_chars: int = 200
+    """Tokens of sample text printed at each evaluation and kept in samples/; 0 for none."""
+    log_to: tuple[Literal["wandb"], ...] = ()
+    """Trackers beside metrics.jsonl; wandb is an extra and never prompts."""
+    wandb_log: bool = False
+    """nanoGPT's spelling of log_to=wandb."""
+    wandb_project: str = "lyrics-pipeline"
+    """Project name at wandb."""
+    wandb_run_name: str | None = None
+    """Run name at wandb; None is the name of out_dir."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "eval_interval", "log_interval")
+        yield from _at_least(self, 0, "eval_iters", "sample_chars")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig, SystemConfig, OptimConfig, DataConfig, ModelConfig):
+    """Everything `python -m backend.training.train` takes."""
+
+    def problems(self) -> Iterator[str]:
+        for group in (ModelConfig, DataConfig, OptimConfig, SystemConfig, RunConfig):
+            yield from group.problems(self)
+        if self.tokens_per_step is None and (
+            self.batch_size == "auto" or self.gradient_accumulation_steps is None
+        ):
+            yield (
+                "say how much one step reads: tokens_per_step=N, or batch_size and "
+                "gradient_accumulation_steps as in nanoGPT"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Settings):
+    """Sample: a trained model -> lyrics on the screen and in out/<run>/lyrics/"""
+
+    out_dir: str | None = None
+    """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
+    init_from: str = "resume"
+    """resume reads out_dir's run (nanoGPT's word); or a path: a run folder or one step folder."""
+    checkpoint: str = "best"
+    """best, last or a step number."""
+    start: str = ""
+    """Text the song begins with; FILE:prompt.txt reads it from a file."""
+    artist: str | None = None
+    """Write in the manner of this artist of the training songs (a header line)."""
+    title: str | None = None
+    """Title of the song (a header line)."""
+    num_samples: int = 3
+    """How many songs."""
+    max_new_tokens: int = 1500
+    """Longest song, in tokens; a song also ends where the model ends it."""
+    temperature: float = 0.8
+    """Below 1 plays safe, above 1 dares; 0 always takes the likeliest token."""
+    top_k: int | None = 200
+    """Only the k likeliest tokens are drawn from; none is all."""
+    seed: int = 1337
+    """Sample i is drawn with seed + i."""
+    device: str = "auto"
+    """cpu, cuda, mps; auto takes what there is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision, as in training."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile; auto is off here, since one song ends before it pays."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "num_samples", "max_new_tokens", "top_k")
+        yield from _at_least(self, 0, "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(Settings):
+    """Bench: measured figures -> marked sections of docs/benchmarks.md"""
+
+    only: tuple[Literal["help", "road", "tests"], ...] = ("help", "road", "tests")
+    """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
+    and unchanged. tests: time of `make test-fast` and `make test`."""
+    file: str = "docs/benchmarks.md"
+    """The page whose marked sections are rewritten."""
+
+
+# --- the flow ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig(Settings):
+    """The flow: crawl, clean, binarize, train, sample, report"""
+
+    profile: Literal["auto", "cpu", "mps", "rtx3050", "a100_node"] = "auto"
+    """The machine, as in training."""
+    source: tuple[Literal["darklyrics", "demo", "files"], ...] = ("demo",)
+    """Where songs come from, as in crawl."""
+    artists: tuple[str, ...] = ()
+    """Names, each in quotes, never split at commas."""
+    artist_file: str | None = None
+    """A text file of names, one a line."""
+    max_songs: int | None = None
+    """At most this many songs per artist."""
+    path: str | None = None
+    """Your own lyrics, for source=files."""
+    dataset: str | None = None
+    """Corpus data/<dataset>; none is the name of the source."""
+    run: str | None = None
+    """Run out/<run>; none is the name of the dataset."""
+    tokenizer: Literal["char"] = "char"
+    """Tokens, as in binarize."""
+    config: str = "config/lyrics_cpu.py"
+    """The training recipe."""
+    train_overrides: tuple[str, ...] = ()
+    """Keys of training on top of the recipe: --train_overrides max_iters=500 n_layer=6."""
+    num_samples: int = 3
+    """Songs to write at the end."""
+    start: str = ""
+    """Text they begin with."""
+    stages: tuple[Literal["crawl", "clean", "binarize", "train", "sample"], ...] = (
+        "crawl",
+        "clean",
+        "binarize",
+        "train",
+        "sample",
+    )
+    """Which stages to run, in this order; the others must have run before."""
+    force: bool = False
+    """Do every stage again though nothing changed; training starts over in the same folder."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "max_songs", "num_samples")
+        for word in self.train_overrides:
+            if "=" not in word:
+                yield f"train_overrides: {word!r} is not key=value"
+        if "crawl" in self.stages:
+            crawl = CrawlConfig(
+                source=self.source,
+                artists=self.artists,
+                path=self.path,
+                artist_file=self.artist_file,
+            )
+            yield from crawl.problems()

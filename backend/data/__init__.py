@@ -1,0 +1,1 @@
+"""Songs, cleaning, tokenizers and bins: from raw songs to batches of token ids."""

@@ -1,0 +1,212 @@
+"""Binarize: data.json -> token ids on disk, split by song.
+
+    python -m backend.data.binarize --data_dir=data/demo --tokenizer=char
+
+Reads <data_dir>/data.json. Writes <data_dir>/<tokenizer>/: train.bin and val.bin (headerless
+little-endian ids, uint16 where the vocabulary fits, so nanoGPT's own train.py reads them),
+train.idx and val.idx (uint64 pairs: document start, first token of its text), tokenizer.json,
+meta.json, and meta.pkl for nanoGPT.
+
+A document is <|endoftext|>, header, text; the stream ends with one more <|endoftext|>.
+"""
+
+import hashlib
+import itertools
+import pickle
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from backend.config.loader import program
+from backend.config.schema import BinarizeConfig
+from backend.data.song import HEADER, CleanSong, header, read_songs, training_header
+from backend.data.tokenizers import END_OF_TEXT, UNKNOWN, CharTokenizer, Ids, Tokenizer
+from backend.errors import DataError
+from backend.storage import Stage, Summary, atomic_write, sha256, write_json
+
+VERSION = 1
+FEW = 20  # below this many songs a split by song leaves too little on one side
+
+
+def main(config: BinarizeConfig) -> Summary:
+    source = Path(config.data_dir) / "data.json"
+    folder = Path(config.data_dir) / config.tokenizer
+    settings = {k: v for k, v in config.public().items() if k not in ("force", "data_dir")}
+    stage = Stage("binarize", VERSION, folder, settings=settings, inputs=[source])
+    if not config.force and (done := stage.unchanged()):
+        print(done.line())
+        return done
+
+    tokenizer = CharTokenizer.train(
+        text for song in read_songs(source) for text in (header(song.header_fields()), song.text)
+    )
+    notes: list[str] = []
+    side = _sides(source, config, notes)
+    writers: dict[str, SplitWriter] = {}
+    outputs = [folder / f"{s}.{kind}" for s in ("train", "val") for kind in ("bin", "idx")]
+    with ExitStack() as stack:  # the old bins stand until every new file is whole
+        for name in ("train", "val"):
+            bin_file, idx_file = (
+                stack.enter_context(atomic_write(folder / f"{name}.{kind}", "wb"))
+                for kind in ("bin", "idx")
+            )
+            writers[name] = SplitWriter(bin_file, idx_file, tokenizer)
+        for name, song in side:
+            writers[name].add(
+                song,
+                training_header(song, config.seed)
+                if name == "train"
+                else header(song.header_fields()),
+            )
+        for writer in writers.values():
+            writer.close()
+        with atomic_write(folder / "tokenizer.json") as file:
+            file.write(tokenizer.to_json())
+    with atomic_write(folder / "meta.pkl", "wb") as file:  # for nanoGPT; we never read a pickle
+        pairs = list(enumerate([*tokenizer.characters, END_OF_TEXT, UNKNOWN]))
+        names = {
+            "vocab_size": tokenizer.vocab_size,
+            "itos": dict(pairs),
+            "stoi": {c: i for i, c in pairs if len(c) == 1},
+        }
+        pickle.dump(names, file)
+    write_json(
+        folder / "meta.json",
+        {
+            "format": 1,
+            "kind": tokenizer.kind,
+            "tokenizer_sha256": sha256(folder / "tokenizer.json"),
+            "vocab_size": tokenizer.vocab_size,
+            "dtype": np.dtype(tokenizer.dtype).name,
+            "eot": tokenizer.eot,
+            "header": list(HEADER),
+            "split_by": "song",
+            "val_fraction": config.val_fraction,
+            "seed": config.seed,
+            "source_sha256": sha256(source),
+            "splits": {name: writer.meta(name) for name, writer in writers.items()},
+        },
+    )
+    counts = {
+        "songs to train on": writers["train"].songs,
+        "songs held out": writers["val"].songs,
+        "tokens": writers["train"].tokens + writers["val"].tokens,
+        "in the vocabulary": tokenizer.vocab_size,
+    }
+    outputs += [folder / name for name in ("tokenizer.json", "meta.json", "meta.pkl")]
+    summary = stage.finish(outputs, counts, notes)
+    print("\n".join([summary.line(), *(f"  note: {note}" for note in notes)]))
+    return summary
+
+
+@dataclass
+class SplitWriter:
+    """Appends documents to one split and keeps its counts."""
+
+    bin_file: IO[Any]
+    idx_file: IO[Any]
+    tokenizer: Tokenizer
+
+    def __post_init__(self) -> None:
+        self.tokens = self.songs = self.chars = self.bytes = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, song: CleanSong, head: str) -> None:
+        start = self.tokens
+        self._put([self.tokenizer.eot])
+        self._put(self.tokenizer.encode(head))  # header and text apart: no token spans the border
+        self.idx_file.write(np.array([start, self.tokens], dtype="<u8").tobytes())
+        self._put(self.tokenizer.encode(song.text))
+        self.songs += 1
+        self.chars += len(song.text)
+        self.bytes += len(song.text.encode())
+
+    def close(self) -> None:
+        self._put([self.tokenizer.eot])
+
+    def meta(self, name: str) -> dict[str, Any]:
+        return {
+            "files": [f"{name}.bin"],
+            "tokens": self.tokens,
+            "songs": self.songs,
+            "chars": self.chars,
+            "bytes": self.bytes,
+            "sha256": self._digest.hexdigest(),
+        }
+
+    def _put(self, ids: Ids | list[int]) -> None:
+        data = np.asarray(ids, dtype=np.dtype(self.tokenizer.dtype).newbyteorder("<")).tobytes()
+        self.bin_file.write(data)
+        self._digest.update(data)
+        self.tokens += len(ids)
+
+
+def _sides(
+    source: Path, config: BinarizeConfig, notes: list[str]
+) -> Iterable[tuple[str, CleanSong]]:
+    """(train | val, song) in the order of data.json.
+
+    All versions of a song go to the side that a hash of their group's smallest id names.
+    """
+    # A group is named by the smallest id it ever had, so that a better version of a song, kept in
+    # place of another, stays on its side.
+    groups = Counter(song.duplicate_group for song in read_songs(source))
+    n = groups.total()
+    if n < FEW:
+        notes.append(
+            f"only {n} songs: the last {config.val_fraction:.0%} of the text is held out, "
+            "cut inside a song; a split by song starts at 20"
+        )
+        return _contiguous(source, config.val_fraction)
+    draws = {group: _draw(config.seed, group) for group in groups}
+    held_out = {group for group, draw in draws.items() if draw < config.val_fraction}
+    if not held_out:  # happens to small corpora: one in seven has none at 20 songs
+        held_out = {min(draws, key=draws.__getitem__)}
+        notes.append("the hash held out no song, so the one nearest to it was taken")
+    if len(held_out) == len(draws):
+        raise DataError(
+            f"val_fraction = {config.val_fraction} leaves no song to train on",
+            mend="--val_fraction=0.1",
+        )
+    return (("val" if s.duplicate_group in held_out else "train", s) for s in read_songs(source))
+
+
+def _draw(seed: int, key: str) -> float:
+    """Uniform in [0, 1), the same for a song whatever else is in the corpus."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def _contiguous(source: Path, val_fraction: float) -> Iterator[tuple[str, CleanSong]]:
+    """The first part of the text, then the last, as nanoGPT splits; the song at the cut is divided
+    at a line break into two documents.
+
+    Raises:
+        DataError: one side would be empty.
+    """
+    lengths = [len(song.text) for song in read_songs(source)]
+    cut = round(sum(lengths) * (1 - val_fraction))
+    chars = {"train": 0, "val": 0}
+    for song, start in zip(read_songs(source), itertools.accumulate([0, *lengths]), strict=False):
+        within = min(max(cut - start, 0), len(song.text))
+        if 0 < within < len(song.text) and (line_end := song.text.rfind("\n", 0, within + 1)) > 0:
+            within = line_end
+        parts = {"train": song.text[:within].strip("\n"), "val": song.text[within:].strip("\n")}
+        for side, text in parts.items():
+            chars[side] += len(text)
+            if text:
+                yield side, replace(song, text=text)
+    if not all(chars.values()):
+        raise DataError(
+            f"val_fraction = {val_fraction} of {sum(lengths):,} characters leaves one side empty",
+            mend="--val_fraction=0.1, or more songs",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(program(main, BinarizeConfig))

@@ -1,0 +1,52 @@
+"""What can go wrong, as types.
+
+    UserError               the user must change something: a sentence, no traceback, exit 2
+    ├── ConfigError         a key, a value, a config file
+    ├── DataError           songs, bins, tokenizers
+    ├── NetworkError        a site that cannot be reached, or that says no
+    │   └── PageError       a page that came, and does not hold what it should
+    └── CheckpointError     a run folder, weights
+    Terminated              SIGTERM, as Ctrl-C is KeyboardInterrupt: exit 143, everything saved
+
+Anything else that escapes is a bug in this project: it keeps its traceback and exits 1.
+"""
+
+
+class UserError(Exception):
+    """Says what is wrong (with the value), why it matters, and the command or key that mends it."""
+
+    def __init__(self, what: str, why: str = "", mend: str = "") -> None:
+        super().__init__(what, why, mend)
+        self.what, self.why, self.mend = what, why, mend
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why:  {self.why}")
+        if self.mend:
+            lines.append(f"  mend: {self.mend}")
+        return "\n".join(lines)
+
+
+class ConfigError(UserError):
+    """A key, a value or a config file is wrong. All problems of one call are told at once."""
+
+
+class DataError(UserError):
+    """Songs, bins or a tokenizer are missing, empty, damaged or do not fit together."""
+
+
+class NetworkError(UserError):
+    """A site cannot be reached, refuses us, or answers with something that is not its page."""
+
+
+class PageError(NetworkError):
+    """A page came and does not hold what it should: the site changed, or it is another page."""
+
+
+class CheckpointError(UserError):
+    """A run folder or its weights are missing, damaged or do not fit what was asked."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception, so that no handler for faults swallows it."""

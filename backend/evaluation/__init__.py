@@ -1,0 +1,1 @@
+"""Numbers about a model: (model, tokenizer, data) in, figures out."""

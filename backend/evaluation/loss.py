@@ -1,0 +1,105 @@
+"""Loss on a whole split: deterministic, each token scored once, in units that compare tokenizers.
+
+Bits per character = -log2 p of the text tokens and the closing end-of-text, divided by the
+characters of the text: the same songs and characters for every tokenizer. Header lines are
+context, not scored.
+
+A song longer than the block is read in windows that overlap by half, so that every scored token but
+the first ones sees at least half a block:
+
+    ids      0 1 2 3 4 5 6 7 8 9 ...
+    window 1 [scored . . .]
+    window 2     [seen|scored]
+    window 3         [seen|scored]
+
+Letters: B batch, T window, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from backend.data.batches import Split
+from backend.errors import DataError
+from backend.models.gpt import GPT, IGNORE
+from backend.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class SplitLoss:
+    """Summed negative log-likelihood of a split, and what it is a sum over."""
+
+    nats: float
+    tokens: int
+    chars: int
+    bytes: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def bpc(self) -> float:
+        """Bits per character."""
+        return self.nats / math.log(2) / self.chars
+
+
+@torch.inference_mode()
+def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 16) -> SplitLoss:
+    """Score every song of a split.
+
+    Raises:
+        DataError: the split holds no song.
+    """
+    if split.songs == 0 or split.chars == 0:
+        raise DataError(
+            "the validation split is empty",
+            mend="more songs, or a larger --val_fraction in python -m backend.data.binarize",
+        )
+    was_training = model.training
+    model.eval()
+    nats, tokens = 0.0, 0
+    windows = sorted(_windows(split, model.config.block_size), key=lambda w: len(w[0]))
+    for i in range(0, len(windows), batch_size):
+        batch = windows[i : i + batch_size]
+        longest = max(len(x) for x, _ in batch)
+        x = np.zeros((len(batch), longest), dtype=np.int64)
+        y = np.full((len(batch), longest), IGNORE, dtype=np.int64)
+        for row, (ids, targets) in enumerate(batch):
+            x[row, : len(ids)], y[row, : len(targets)] = ids, targets
+        with runtime.autocast():
+            logits, _ = model(torch.from_numpy(x).to(runtime.device))  # (B, T, V)
+        scored = torch.from_numpy(y).to(runtime.device)  # (B, T)
+        each = F.cross_entropy(
+            logits.float().flatten(0, 1), scored.flatten(), ignore_index=IGNORE, reduction="none"
+        )  # (B*T,)
+        nats += each.double().sum().item()
+        tokens += int((scored != IGNORE).sum())
+    model.train(was_training)
+    return SplitLoss(nats, tokens, split.chars)
+
+
+def _windows(split: Split, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids, targets) of every window, each at most block_size long."""
+    starts = split.index[:, 0].astype(np.int64)
+    ends = np.append(starts[1:], len(split.tokens) - 1)  # position of the closing end-of-text
+    stride = max(1, block_size // 2)
+    for start, end, text in zip(starts, ends, split.index[:, 1].astype(np.int64), strict=True):
+        ids = split.tokens[start : end + 1].astype(
+            np.int64
+        )  # end-of-text, header, text, end-of-text
+        scored = int(text - start)  # the first target that counts
+        for begin in range(0, len(ids) - 1, stride):
+            stop = min(begin + block_size, len(ids) - 1)
+            targets = ids[begin + 1 : stop + 1].copy()
+            targets[: max(0, scored - begin - 1)] = IGNORE
+            if (targets != IGNORE).any():
+                yield ids[begin:stop], targets
+            scored = max(scored, stop + 1)
+            if stop == len(ids) - 1:
+                break

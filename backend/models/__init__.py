@@ -1,0 +1,1 @@
+"""The model, its checkpoints, and generation."""

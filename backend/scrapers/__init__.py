@@ -1,0 +1,1 @@
+"""Crawlers: artists named by a person -> raw songs. The network lives in fetch.py only."""

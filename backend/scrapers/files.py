@@ -1,0 +1,114 @@
+"""People's own lyrics: text, JSON and JSON lines -> raw songs.
+
+songs/Robert Burns/Auld Lang Syne.txt      artist from the folder, title from the name
+songs/Robert Burns - Auld Lang Syne.txt    both from the name
+songs.json, songs.jsonl                    objects with text, song_name, artist_name
+"""
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backend.data.song import Song, song_id
+from backend.errors import DataError
+
+READ = (".txt", ".json", ".jsonl")
+
+
+def read_files(path: Path) -> Iterator[tuple[Path, list[Song] | str]]:
+    """Every file under `path` with its songs, or with the reason why it was refused.
+
+    Raises:
+        DataError: `path` is not there.
+    """
+    if not path.exists():
+        raise DataError(
+            f"no such file or folder: {path}", mend="--path=DIR_OR_FILE with your lyrics"
+        )
+    root = path if path.is_dir() else path.parent
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if any(part.startswith(".") for part in file.relative_to(root).parts):
+            continue
+        if file.suffix.lower() not in READ:
+            yield file, f"not one of {', '.join(READ)}"
+            continue
+        try:
+            yield file, list(_songs(file, root))
+        except (ValueError, OSError, RecursionError) as error:
+            yield file, str(error)
+
+
+def _songs(file: Path, root: Path) -> Iterator[Song]:
+    text = decode(file.read_bytes())
+    name = file.relative_to(root).as_posix()
+    if file.suffix.lower() == ".txt":
+        artist, dash, title = file.stem.partition(" - ")
+        if not dash:
+            artist, title = (file.parent.name if file.parent != root else ""), file.stem
+        yield _song(name, 0, {"artist_name": artist, "song_name": title, "text": text})
+        return
+    rows: Any = (
+        json.loads(text)
+        if file.suffix.lower() == ".json"
+        else [json.loads(line) for line in text.split("\n") if line.strip()]
+    )
+    if not isinstance(rows, list):
+        raise ValueError("not a list of songs")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(_words(row), str):
+            raise ValueError(f"entry {index + 1} has no text")
+        yield _song(name, index, row)
+
+
+def _song(name: str, index: int, row: dict[str, Any]) -> Song:
+    text = _words(row) or ""
+    text.encode()  # a lone surrogate is JSON, and no text: ValueError
+    title = _scalar(row, "song_name", "title") or Path(name).stem
+    year = row.get("year")
+    return Song(
+        id=song_id("files", f"{name}#{index}"),
+        source="files",
+        title=title,
+        kind="song" if text.strip() else "empty",
+        artist=_scalar(row, "artist_name", "artist"),
+        album=_scalar(row, "album"),
+        year=year if type(year) is int else None,
+        language=_scalar(row, "language"),
+        lyrics=text.strip("\r\n") if text.strip() else None,
+    )
+
+
+def _words(row: dict[str, Any]) -> Any:
+    return row["lyrics"] if row.get("text") is None and "lyrics" in row else row.get("text")
+
+
+def _scalar(row: dict[str, Any], *keys: str) -> str | None:
+    """The first of the keys that says something, as text."""
+    for key in keys:
+        value = row.get(key)
+        if value in (None, ""):
+            continue
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{key} is no text: {value!r}")
+        str(value).encode()
+        return str(value)
+    return None
+
+
+def decode(data: bytes) -> str:
+    """UTF-8, UTF-16 with its mark, else Windows-1252; refused where it is none of them.
+
+    >>> decode("Dã".encode("cp1252")), decode("né".encode("utf-16"))
+    ('Dã', 'né')
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if b"\0" in data:
+        raise ValueError("not a text file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")

@@ -1,0 +1,410 @@
+"""Train: token bins -> a run folder with checkpoints, metrics, a loss curve and a report.
+
+    python -m backend.training.train config/lyrics_cpu.py --dataset=demo/char --out_dir=out/demo
+
+Reads data/<dataset>/. Writes out/<run>/ (ARCHITECTURE.md lists it). Ctrl-C saves and stops; the
+same command with --init_from=resume goes on as if nothing had happened, bit for bit on a CPU.
+
+Config files come first, then keys:
+"""
+
+import itertools
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.config.loader import program
+from backend.config.schema import ModelConfig, TrainConfig
+from backend.data.batches import Bins, check_size, open_bins, random_windows
+from backend.errors import ConfigError, Terminated
+from backend.evaluation.loss import split_loss
+from backend.models import checkpoint
+from backend.models.generation import complete
+from backend.models.gpt import GPT, flops_per_token, n_params, training_gb
+from backend.report import Report
+from backend.runtime import Runtime, detect
+from backend.storage import Stage, Summary, atomic_write, write_json
+from backend.training.begin import empty_folder, starting_model, starting_step
+from backend.training.log import RunLog, Wandb, add_training, plot_loss
+from backend.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
+
+VERSION = 1
+# What may differ between two runs that are the same experiment.
+NOT_THE_EXPERIMENT = {
+    "out_dir",
+    "init_from",
+    "checkpoint",
+    "overwrite",
+    "eval_only",
+    "log_interval",
+    "log_to",
+    "wandb_log",
+    "wandb_project",
+    "wandb_run_name",
+    "profile",
+    "threads",
+    "backend",
+    "dataset",  # its content counts, by hash
+}
+# Peak dense bf16 TFLOP/s of NVIDIA's data sheets. An unknown device shows no MFU, not a wrong one.
+PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}
+
+
+def main(config: TrainConfig) -> Summary:
+    runtime = detect(
+        device=config.device, dtype=config.dtype, memory_gb=config.memory_gb, threads=config.threads
+    )
+    bins = open_bins(config.dataset)
+    check_size(bins, config.block_size)
+    out_dir = Path(config.out_dir)
+    experiment = {k: v for k, v in config.public().items() if k not in NOT_THE_EXPERIMENT}
+    stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
+    if config.init_from == "auto" and (done := stage.unchanged()):
+        print(done.line())
+        return done
+    batch_size, accumulation = _batch(config, runtime, bins.tokenizer.vocab_size)
+    start = starting_step(config, experiment, bins)  # the step to go on from, or None
+
+    torch.manual_seed(config.seed)
+    model = starting_model(config, bins, start).to(runtime.device)
+    model.train()
+    optimizer = adamw(model, config)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+    step, best, loss_sum, loss_n = 0, math.inf, 0.0, 0
+    resumed = start is not None and config.init_from in ("resume", "auto")
+    if config.eval_only:
+        val = split_loss(model, bins.val, runtime)
+        print(
+            f"validation {val.loss:.4f} nats/token, {val.bpc:.4f} bits/char "
+            f"({bins.val.songs} songs, {val.chars:,} characters)"
+        )
+        return Summary("train", out_dir, {"bits per character": f"{val.bpc:.4f}"})
+    if start and resumed:
+        tensors, values = checkpoint.load_trainer(start)
+        load_optimizer_tensors(model, optimizer, tensors)
+        scaler.load_state_dict(values["scaler"])
+        torch.set_rng_state(tensors["rng.cpu"])
+        if "rng.cuda" in tensors and runtime.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng.cuda"], runtime.device)
+        step, loss_sum, loss_n = values["step"], values["loss_sum"], values["loss_n"]
+        best = values["best_val_bpc"] if values["best_val_bpc"] is not None else math.inf
+    else:
+        empty_folder(config, out_dir)
+    shutil.copyfile(bins.folder / "tokenizer.json", out_dir / "tokenizer.json")
+    write_json(out_dir / "config.json", config.public())
+    compiled: Any = torch.compile(model) if _compiles(config, runtime) else model
+    _banner(config, runtime, bins, model, batch_size, accumulation, step)
+
+    trackers = []
+    if config.wandb_log or "wandb" in config.log_to:
+        trackers = [
+            Wandb(config.wandb_project, config.wandb_run_name or out_dir.name, config.public())
+        ]
+    tokens_per_step = batch_size * accumulation * config.block_size
+    flops = flops_per_token(config.part(ModelConfig), n_params(model)) * tokens_per_step
+
+    def save() -> None:
+        tensors = optimizer_tensors(model, optimizer) | {"rng.cpu": torch.get_rng_state()}
+        if runtime.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(runtime.device)
+        values = {
+            "scaler": scaler.state_dict(),
+            "loss_sum": loss_sum,
+            "loss_n": loss_n,
+            "best_val_bpc": best if math.isfinite(best) else None,
+        }
+        checkpoint.save(
+            out_dir,
+            model,
+            step=step,
+            trainer=(tensors, values),
+            run={"data_sha256": bins.sha256, "experiment": experiment},
+        )
+
+    with (
+        _stop_signals() as stopping,
+        RunLog(out_dir, resumed_at=step if resumed else None, trackers=trackers) as log,
+    ):
+        clock, since = time.monotonic(), step
+        while True:
+            # evaluate the whole validation split; save first, so that nothing here can cost a run
+            finished = step >= config.max_iters
+            if step % config.eval_interval == 0 or finished:
+                if config.always_save_checkpoint or finished:
+                    save()
+                val = split_loss(model, bins.val, runtime)
+                train_loss = _train_loss(config, model, bins, runtime, step, loss_sum, loss_n)
+                log.row(
+                    step=step,
+                    epoch=_epoch(step, tokens_per_step, bins),
+                    split="val",
+                    loss=val.loss,
+                    bpc=val.bpc,
+                    train_loss=train_loss,
+                )
+                improved = val.bpc < best  # never for NaN
+                mark = "  (best)" if improved else ""
+                print(
+                    f"step {step:>6}  validation {val.loss:.4f} nats/token, {val.bpc:.4f} "
+                    f"bits/char{mark}",
+                    flush=True,
+                )
+                if improved:
+                    best = val.bpc
+                    if not config.always_save_checkpoint:
+                        save()
+                    checkpoint.write_index(out_dir, best=step, best_val_bpc=best)
+                loss_sum, loss_n = 0.0, 0
+                _show_sample(config, model, bins, out_dir, step)
+                clock, since = time.monotonic(), step  # evaluation is not training time
+            if finished:
+                break
+
+            # one optimizer step of `accumulation` micro-batches
+            lr = learning_rate(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            step_loss = torch.zeros((), device=runtime.device)
+            for micro in range(accumulation):
+                x, y = random_windows(
+                    bins.train,
+                    seed=config.seed,
+                    step=step,
+                    micro=micro,
+                    batch_size=batch_size,
+                    block_size=config.block_size,
+                )
+                with runtime.autocast():
+                    _, loss = compiled(x.to(runtime.device), y.to(runtime.device))
+                scaler.scale(loss / accumulation).backward()
+                step_loss += loss.detach() / accumulation
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+
+            # log
+            mean_loss = step_loss.item()
+            if not math.isfinite(mean_loss):
+                raise ConfigError(
+                    f"the loss became {mean_loss} at step {step}",
+                    why="training diverged; the last checkpoint is from before",
+                    mend=f"--learning_rate={config.learning_rate / 3:.1e} or a longer warm-up; "
+                    "--dtype=float32 if it was float16",
+                )
+            loss_sum, loss_n = loss_sum + mean_loss, loss_n + 1
+            if step % config.log_interval == 0:
+                seconds = (time.monotonic() - clock) / (step - since)
+                clock, since = time.monotonic(), step
+                rate = tokens_per_step / seconds
+                log.row(
+                    step=step,
+                    epoch=_epoch(step, tokens_per_step, bins),
+                    split="train",
+                    loss=mean_loss,
+                    lr=lr,
+                    grad_norm=norm.item(),
+                    tokens_per_s=round(rate),
+                    mfu=_mfu(flops / seconds, runtime),
+                    seconds=round(seconds, 4),
+                )
+                left = (config.max_iters - step) * seconds
+                print(
+                    f"step {step:>6}/{config.max_iters}  loss {mean_loss:.4f}  lr {lr:.2e}  "
+                    f"norm {norm.item():.2f}  {rate:,.0f} tokens/s  {_clock(left)} left",
+                    flush=True,
+                )
+            log.beat(step)
+            if stopping:
+                save()
+                plot_loss(out_dir)
+                print(
+                    f"stopped at step {step}, saved; go on with --init_from=resume "
+                    f"--out_dir={out_dir}",
+                    flush=True,
+                )
+                raise stopping[0]
+
+    plot_loss(out_dir)
+    report = Report(f"Run {out_dir.name}").table(
+        ["setting", "value"], [[k, str(v)] for k, v in config.public().items()]
+    )
+    add_training(report, out_dir).write(out_dir / "report.md")
+    kept = checkpoint.find(out_dir, "best")
+    counts = {
+        "steps": step,
+        "bits per character at best": f"{best:.3f}",
+        "parameters": n_params(model),
+    }
+    summary = stage.finish(
+        [kept.folder / "model.safetensors", out_dir / "tokenizer.json", out_dir / "loss.png"],
+        counts,
+    )
+    print(summary.line())
+    return summary
+
+
+def _batch(config: TrainConfig, runtime: Runtime, vocab_size: int) -> tuple[int, int]:
+    """(sequences per micro-batch, micro-batches per step) whose product is the recipe's step."""
+    per_step, asked = config.tokens_per_step, config.gradient_accumulation_steps
+    T = config.block_size
+    if per_step is None:
+        assert isinstance(config.batch_size, int) and asked is not None  # problems() saw to it
+        return config.batch_size, asked
+    if per_step % T:
+        raise ConfigError(
+            f"tokens_per_step = {per_step:,} is not a multiple of block_size = {T}",
+            mend=f"--tokens_per_step={max(1, per_step // T) * T}",
+        )
+    sequences = per_step // T
+    if config.batch_size == "auto":
+        room = 0.85 * runtime.memory_gb
+        fits = [
+            2**i
+            for i in range(sequences.bit_length())
+            if sequences % 2**i == 0
+            and training_gb(config.part(ModelConfig), vocab_size, 2**i) <= room
+        ]
+        batch_size = sequences // asked if asked else max(fits, default=1)
+    else:
+        batch_size = config.batch_size
+    accumulation = asked or max(1, sequences // batch_size)
+    if batch_size * accumulation != sequences:
+        raise ConfigError(
+            f"batch_size {batch_size} x block_size {T} x gradient_accumulation_steps "
+            f"{accumulation} = {batch_size * T * accumulation:,} tokens, but tokens_per_step "
+            f"= {per_step:,}",
+            mend="leave out one of them",
+        )
+    return batch_size, accumulation
+
+
+def _compiles(config: TrainConfig, runtime: Runtime) -> bool:
+    return runtime.device.type == "cuda" if config.compile == "auto" else config.compile
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[BaseException]]:
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+    asked: list[BaseException] = []
+
+    def handle(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated())
+        print("\nstopping after this step ...", file=sys.stderr)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _train_loss(
+    config: TrainConfig, model: GPT, bins: Bins, runtime: Runtime, step: int, total: float, n: int
+) -> float | None:
+    """Mean loss of the steps since the last evaluation; or nanoGPT's estimate on random batches."""
+    if not config.eval_iters:
+        return total / n if n else None
+    model.eval()
+    losses = []
+    with torch.inference_mode():
+        for micro in range(config.eval_iters):
+            x, y = random_windows(
+                bins.train,
+                seed=config.seed + 1,
+                step=step,
+                micro=micro,
+                batch_size=12,
+                block_size=config.block_size,
+            )
+            with runtime.autocast():
+                losses.append(model(x.to(runtime.device), y.to(runtime.device))[1].item())
+    model.train()
+    return float(sum(losses) / len(losses))
+
+
+def _show_sample(config: TrainConfig, model: GPT, bins: Bins, out_dir: Path, step: int) -> None:
+    """A few lines as the model writes them now, on screen and in samples/."""
+    if not config.sample_chars:
+        return
+    tokenizer = bins.tokenizer
+    [(ids, _)] = complete(
+        model,
+        [tokenizer.eot],
+        eot=tokenizer.eot,
+        seeds=[config.seed],
+        max_new_tokens=config.sample_chars,
+        temperature=0.8,
+        k=None,
+        never=tokenizer.never_sampled(),
+    )
+    text = tokenizer.decode(ids)
+    with atomic_write(out_dir / "samples" / f"step_{step:08d}.txt") as file:
+        file.write(text + "\n")
+    shown = "\n".join(f"    | {line}" for line in itertools.islice(text.splitlines(), 8))
+    print(shown, flush=True)
+
+
+def _banner(
+    config: TrainConfig,
+    runtime: Runtime,
+    bins: Bins,
+    model: GPT,
+    batch_size: int,
+    accumulation: int,
+    step: int,
+) -> None:
+    """The arithmetic of the run, once."""
+    tokens = batch_size * accumulation * config.block_size
+    n = len(bins.train.tokens)
+    print(
+        f"settings:\n{config.shown()}\n"
+        f"device:   {runtime.shown()}\n"
+        f"data:     {bins.folder}: {bins.train.songs} songs, {n:,} tokens to train on; "
+        f"{bins.val.songs} songs, {len(bins.val.tokens):,} tokens held out; "
+        f"vocabulary {bins.tokenizer.vocab_size:,}\n"
+        f"model:    {n_params(model):,} parameters, {config.n_layer} layers, {config.n_head} heads"
+        f", {config.n_embd} wide\n"
+        f"step:     {batch_size} sequences x {config.block_size} tokens x {accumulation} "
+        f"micro-batches = {tokens:,} tokens; {n / tokens:.1f} steps an epoch\n"
+        f"run:      {config.out_dir}, steps {step:,} to {config.max_iters:,}; "
+        f"loss of pure chance {math.log(bins.tokenizer.vocab_size):.3f}",
+        flush=True,
+    )
+
+
+def _epoch(step: int, tokens_per_step: int, bins: Bins) -> float:
+    return round(step * tokens_per_step / len(bins.train.tokens), 4)
+
+
+def _mfu(flops_per_s: float, runtime: Runtime) -> float | None:
+    """Share of the device's peak; None where the peak is not known."""
+    if runtime.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(runtime.device)
+    peak = next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)
+    return round(flops_per_s / (peak * 1e12), 4) if peak else None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+if __name__ == "__main__":
+    sys.exit(program(main, TrainConfig))

@@ -1,0 +1,26 @@
+"""Prefect lives here and nowhere else: the stages of the backend, chained.
+
+Prefect reads its settings when it is imported, so they stand here, before any of it. Each can be
+set otherwise in the environment.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+for _key, _value in {
+    # Its own folder: the database of somebody's other Prefect work is not ours to migrate.
+    "PREFECT_HOME": str(Path(__file__).resolve().parents[1] / ".prefect"),
+    # Both are needed: the first stops the client's events, the second the server's heartbeat.
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The temporary server migrates its database on its first start; 20 s is too short for a laptop.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # The stages speak for themselves, and a failed one returns its sentence.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+}.items():
+    os.environ.setdefault(_key, _value)
+
+# Complains when the temporary server is gone before the last event, which nobody reads, was sent.
+logging.getLogger("EventsWorker").setLevel(logging.CRITICAL)

@@ -1,0 +1,139 @@
+"""One task per stage: it calls the stage's `main`, or launches training as a child.
+
+A task never caches: the stages know themselves, by their manifests, when there is nothing to do,
+and then the task ends as Skipped. A mistake of the user ends as Failed with its sentence.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from backend.config.schema import (
+    BinarizeConfig,
+    CleanConfig,
+    CrawlConfig,
+    PipelineConfig,
+    SampleConfig,
+)
+from backend.data import binarize as binarize_stage
+from backend.data import clean as clean_stage
+from backend.errors import UserError
+from backend.scrapers import crawl as crawl_stage
+from backend.storage import Summary
+from backend.training.log import read_status
+from flows import child
+
+
+def crawl_config(config: PipelineConfig) -> CrawlConfig:
+    """The crawl of a flow."""
+    return CrawlConfig(
+        source=config.source,
+        artists=config.artists,
+        artist_file=config.artist_file,
+        max_songs=config.max_songs,
+        path=config.path,
+        data_dir=f"data/{config.dataset}" if config.dataset else None,
+        force=config.force,
+    )
+
+
+def data_dir(config: PipelineConfig) -> Path:
+    """The corpus folder of a flow."""
+    return crawl_stage.folder(crawl_config(config))
+
+
+def out_dir(config: PipelineConfig) -> Path:
+    """The run folder of a flow."""
+    return Path("out") / (config.run or data_dir(config).name)
+
+
+def _ended(stage: Callable[[], Summary]) -> State[Any]:
+    """Run a stage and say how it ended."""
+    try:
+        summary = stage()
+    except UserError as error:
+        return Failed(message=str(error), data=error)
+    if summary.skipped:
+        return Completed(name="Skipped", message="nothing to do", data=summary)
+    return Completed(message=summary.line(), data=summary)
+
+
+@task(cache_policy=NO_CACHE)
+def crawl(config: PipelineConfig) -> State[Any]:
+    return _ended(lambda: crawl_stage.main(crawl_config(config)))
+
+
+@task(cache_policy=NO_CACHE)
+def clean(config: PipelineConfig) -> State[Any]:
+    settings = CleanConfig(data_dir=str(data_dir(config)), force=config.force)
+    return _ended(lambda: clean_stage.main(settings))
+
+
+@task(cache_policy=NO_CACHE)
+def binarize(config: PipelineConfig) -> State[Any]:
+    settings = BinarizeConfig(
+        data_dir=str(data_dir(config)), tokenizer=config.tokenizer, force=config.force
+    )
+    return _ended(lambda: binarize_stage.main(settings))
+
+
+@task(cache_policy=NO_CACHE)
+def train(config: PipelineConfig) -> State[Any]:
+    return _ended(lambda: _train(config))
+
+
+@task(cache_policy=NO_CACHE)
+def sample(config: PipelineConfig) -> State[Any]:
+    from backend.training import sample as sample_stage  # torch: 3 s, and only here
+
+    settings = SampleConfig(
+        out_dir=str(out_dir(config)), num_samples=config.num_samples, start=config.start
+    )
+    return _ended(lambda: sample_stage.main(settings))
+
+
+def train_command(config: PipelineConfig) -> list[str]:
+    """What a person would type after `python -m`."""
+    begin = ["--init_from=scratch", "--overwrite"] if config.force else ["--init_from=auto"]
+    return [
+        "backend.training.train",
+        config.config,
+        f"--dataset={data_dir(config) / config.tokenizer}",
+        f"--out_dir={out_dir(config)}",
+        f"--profile={config.profile}",
+        *begin,
+        *(f"--{override}" for override in config.train_overrides),
+    ]
+
+
+def _train(config: PipelineConfig) -> Summary:
+    """Judged by status.json rather than the exit code, and by whether a new manifest stands."""
+    folder = out_dir(config)
+    manifest = folder / "train.manifest.json"
+    before = manifest.stat().st_mtime_ns if manifest.is_file() else None
+    code = child.run(train_command(config))
+    state = read_status(folder).get("state")
+    if code != 0 or state != "done" or not manifest.is_file():
+        raise UserError(
+            f"training did not finish (exit code {code}, {folder}/status.json says {state})",
+            why="its own lines above say more",
+            mend="the same command continues it",
+        )
+    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    skipped = manifest.stat().st_mtime_ns == before
+    return Summary("train", folder, facts["counts"], facts["seconds"], skipped=skipped)
+
+
+STAGES = {
+    "crawl": crawl,
+    "clean": clean,
+    "binarize": binarize,
+    "train": train,
+    "sample": sample,
+}

@@ -1,0 +1,418 @@
+"""The fetcher against a real server that misbehaves in every way a site can."""
+
+import gzip
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend import __version__
+from backend.errors import NetworkError, PageError
+from backend.scrapers import fetch
+from backend.scrapers.fetch import Blocked, Fetcher, Gone, retry_after_s
+
+SITE = "http://verse.invalid/"  # never resolves: whatever arrives came from the test's server
+URL = SITE + "a.html"
+POEM = "<p>The best laid schemes o' mice an' men<br />Gang aft a-gley</p>"
+
+
+@pytest.fixture
+def waits():
+    """Seconds that the fetcher wanted to sleep; it does not really sleep."""
+    return []
+
+
+@pytest.fixture
+def fetcher(server, waits):
+    def make(**how):
+        how = {"delay_s": 0, "backoff_s": 0.01, "sleep": waits.append} | how
+        return Fetcher(SITE, served_at=how.pop("served_at", server.address), **how)
+
+    return make
+
+
+# --- a page --------------------------------------------------------------------------------------
+
+
+def test_a_page_comes_whole_under_the_sites_own_address(server, fetcher):
+    server.answer("/a.html", POEM, headers={"X-Thing": "yes"})
+    page = fetcher().get(URL)
+    assert (page.url, page.status, page.body) == (URL, 200, POEM.encode())
+    assert page.headers["x-thing"] == "yes"
+    age = datetime.now(UTC) - datetime.fromisoformat(page.fetched_at)
+    assert timedelta(seconds=-1) < age < timedelta(seconds=30)
+
+
+def test_the_bytes_of_a_page_are_not_touched(server, fetcher):
+    body = "é — ’ 夜".encode() + b"\xff\r\n \n"
+    server.answer("/a.html", body)
+    assert fetcher().get(URL).body == body
+
+
+def test_a_compressed_page_is_unpacked(server, fetcher):
+    server.answer("/a.html", gzip.compress(POEM.encode()), headers={"Content-Encoding": "gzip"})
+    assert fetcher().get(URL).body == POEM.encode()
+
+
+def test_an_address_of_another_host_is_never_asked(server, fetcher):
+    for url in ("http://other.invalid/a.html", "http://verse.invalid.evil.example/a.html"):
+        with pytest.raises(NetworkError, match="is not on"):
+            fetcher().get(url)
+    assert server.asked == []
+
+
+def test_a_mirror_may_live_in_a_folder(server, fetcher):
+    server.answer("/mirror/a.html", POEM)
+    assert fetcher(served_at=server.address + "mirror").get(URL).url == URL
+
+
+def test_the_user_agent_says_who_we_are(server, fetcher, monkeypatch):
+    server.answer("/a.html", POEM)
+    fetcher().get(URL)
+    monkeypatch.setenv("CRAWL_CONTACT", "rab@ellisland.invalid")
+    fetcher().get(URL)
+    agents = [asked.headers["User-Agent"] for asked in server.asked]
+    assert agents[:2] == [f"lyrics-pipeline/{__version__} (+personal use)"] * 2  # robots.txt too
+    assert agents[2:] == [f"lyrics-pipeline/{__version__} (+rab@ellisland.invalid)"] * 2
+
+
+@pytest.mark.parametrize("contact", ["Jörg <j@x.invalid>", "Łukasz", "夜 <y@x.invalid>"])
+def test_a_contact_in_any_alphabet_does_not_stop_the_crawl(server, fetcher, monkeypatch, contact):
+    monkeypatch.setenv("CRAWL_CONTACT", contact)
+    server.answer("/a.html", POEM)
+    assert fetcher().get(URL).status == 200
+
+
+# --- robots.txt ----------------------------------------------------------------------------------
+
+
+def test_what_robots_txt_disallows_is_not_fetched(server, fetcher):
+    server.answer("/robots.txt", "User-agent: *\nDisallow: /private/")
+    server.answer("/a.html", POEM).answer("/private/b.html", POEM)
+    polite = fetcher()
+    with pytest.raises(Blocked, match=r"robots\.txt does not allow .*/private/b\.html"):
+        polite.get(SITE + "private/b.html")
+    assert polite.get(URL).body
+    assert server.paths() == ["/a.html"]
+
+
+def test_robots_txt_may_speak_to_us_by_name(server, fetcher):
+    server.answer(
+        "/robots.txt", "User-agent: lyrics-pipeline\nDisallow: /\n\nUser-agent: *\nAllow: /"
+    )
+    with pytest.raises(Blocked):
+        fetcher().get(URL)
+    assert server.paths() == []
+
+
+def test_robots_txt_is_read_once_and_first(server, fetcher):
+    server.answer("/robots.txt", "").answer("/a.html", POEM)
+    polite = fetcher()
+    polite.get(URL)
+    polite.get(URL)
+    assert [asked.path for asked in server.asked] == ["/robots.txt", "/a.html", "/a.html"]
+    assert polite.requests == 3
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_site_without_robots_txt_may_be_crawled(server, fetcher, status):
+    server.answer("/robots.txt", "gone", status=status).answer("/a.html", POEM)
+    assert fetcher().get(URL).status == 200
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_a_site_whose_robots_txt_cannot_be_read_is_not_crawled(server, fetcher, status):
+    server.answer("/robots.txt", "no", status=status).answer("/a.html", POEM)
+    with pytest.raises(Blocked):
+        fetcher().get(URL)
+    assert server.paths() == []
+
+
+def test_robots_txt_that_fails_once_is_asked_again(server, fetcher):
+    server.answer("/robots.txt", "busy", status=503)
+    server.answer("/robots.txt", "User-agent: *\nDisallow: /a.html")
+    with pytest.raises(Blocked, match="does not allow"):
+        fetcher().get(URL)
+
+
+def test_the_crawl_delay_of_robots_txt_wins_where_it_is_longer(server, fetcher, waits):
+    server.answer("/robots.txt", "User-agent: *\nCrawl-delay: 7").answer("/a.html", POEM)
+    polite = fetcher(delay_s=0.5)
+    polite.get(URL)
+    waits.clear()
+    polite.get(URL)
+    assert 6.9 < sum(waits) < 9
+    slow = fetcher(delay_s=20)
+    slow.get(URL)
+    assert slow.delay_s == 20
+
+
+def test_robots_txt_holds_for_where_a_redirect_leads_too(server, fetcher):
+    server.answer("/robots.txt", "User-agent: *\nDisallow: /private/")
+    server.answer("/a.html", status=302, headers={"Location": "/private/b.html"})
+    server.answer("/private/b.html", POEM)
+    with pytest.raises(NetworkError):
+        fetcher().get(URL)
+    assert server.paths() == ["/a.html"]
+
+
+# --- pace ----------------------------------------------------------------------------------------
+
+
+def test_requests_are_never_closer_than_the_delay_by_the_servers_clock(server, fetcher):
+    server.answer("/a.html", POEM)
+    server.answer("/b.html", "busy", status=503).answer("/b.html", POEM)
+    server.answer("/c.html", status=302, headers={"Location": "/a.html"})
+    polite = fetcher(delay_s=0.1, backoff_s=0.001, sleep=time.sleep)
+    for name in ("a", "b", "c", "a"):
+        polite.get(f"{SITE}{name}.html")
+    times = [asked.at for asked in server.asked]
+    assert len(times) == 7  # robots.txt, a, b, b again, c, a, a
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert min(gaps) > 0.1 - 0.015  # connecting takes its own, uneven, milliseconds
+    assert max(gaps) < 1
+
+
+# --- trouble that passes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 522, 524])
+def test_a_server_that_was_busy_once_is_asked_again(server, fetcher, status):
+    server.answer("/a.html", "busy", status=status).answer("/a.html", POEM)
+    assert fetcher().get(URL).body == POEM.encode()
+    assert server.paths() == ["/a.html"] * 2
+
+
+def test_retry_after_in_seconds_is_obeyed(server, fetcher, waits):
+    server.answer("/a.html", status=429, headers={"Retry-After": "90"}).answer("/a.html", POEM)
+    fetcher().get(URL)
+    assert 90 <= sum(waits) < 100
+
+
+def test_retry_after_as_a_date_is_obeyed(server, fetcher, waits):
+    then = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    server.answer("/a.html", status=503, headers={"Retry-After": then}).answer("/a.html", POEM)
+    fetcher().get(URL)
+    assert 85 <= sum(waits) < 100
+
+
+def test_a_wait_of_more_than_ten_minutes_is_left_to_the_user(server, fetcher, waits):
+    server.answer("/a.html", status=429, headers={"Retry-After": "7200"})
+    with pytest.raises(Blocked, match="120 minutes"):
+        fetcher().get(URL)
+    assert sum(waits) < 1
+    assert server.paths() == ["/a.html"]
+
+
+UNPARSABLE = [
+    "soon",
+    "-5",
+    "1.5e3",
+    "²",
+    "Wed, 99 Oct 2015",
+    "Wed, 21 Oct 2015 07:28:00 +9" + "9" * 15,
+]
+
+
+@pytest.mark.parametrize("value", UNPARSABLE)
+def test_a_retry_after_that_says_nothing_is_passed_over(server, fetcher, value):
+    server.answer("/a.html", status=503, headers={"Retry-After": value}).answer("/a.html", POEM)
+    assert fetcher().get(URL).body == POEM.encode()
+
+
+@given(st.text(st.characters(max_codepoint=255)))
+def test_no_retry_after_breaks_the_crawl(value):
+    assert retry_after_s(value, datetime.now(UTC)) >= 0
+
+
+def test_a_retry_after_in_the_past_means_now():
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT", datetime.now(UTC)) == 0
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00", datetime.now(UTC)) == 0
+    assert retry_after_s(None, datetime.now(UTC)) == 0
+
+
+def test_waits_grow_from_try_to_try(server, fetcher, waits):
+    server.answer("/a.html", "busy", status=503)
+    with pytest.raises(NetworkError):
+        fetcher(backoff_s=1.0).get(URL)
+    assert len(waits) == 4
+    assert waits == sorted(waits)
+    assert 1 + 2 + 4 + 8 <= sum(waits) <= 1.5 * (1 + 2 + 4 + 8)
+
+
+def test_a_cut_page_is_fetched_again_and_never_returned(server, fetcher):
+    server.answer("/a.html", POEM[:20], length=len(POEM)).answer("/a.html", POEM)
+    assert fetcher().get(URL).body == POEM.encode()
+    server.answer("/b.html", POEM[:20], length=len(POEM))
+    with pytest.raises(NetworkError):
+        fetcher(retries=1).get(SITE + "b.html")
+    assert server.paths() == ["/a.html"] * 2 + ["/b.html"] * 2
+
+
+def test_a_page_whose_compression_is_broken_is_fetched_again(server, fetcher):
+    server.answer("/a.html", b"no gzip at all", headers={"Content-Encoding": "gzip"})
+    server.answer("/a.html", POEM)
+    assert fetcher().get(URL).body == POEM.encode()
+
+
+def test_a_server_that_does_not_answer_is_given_up_in_time(server, fetcher, monkeypatch):
+    monkeypatch.setattr(fetch, "TIMEOUT_S", (1, 0.1))
+    server.answer("/robots.txt", "").answer("/a.html", POEM, before=lambda: time.sleep(0.4))
+    server.answer("/a.html", POEM)
+    assert fetcher().get(URL).body == POEM.encode()
+
+
+def test_a_page_that_drips_for_ever_is_given_up(server, fetcher, monkeypatch):
+    monkeypatch.setattr(fetch, "WHOLE_PAGE_S", -1)  # any page takes longer than that
+    server.answer("/robots.txt", b"").answer("/a.html", POEM)
+    with pytest.raises(NetworkError, match="cannot reach"):
+        fetcher(retries=1).get(URL)
+    assert server.paths() == ["/a.html"] * 2
+
+
+# --- trouble that stays --------------------------------------------------------------------------
+
+
+def test_a_server_that_is_always_busy_is_given_up_with_its_status(server, fetcher):
+    server.answer("/a.html", "busy", status=503)
+    with pytest.raises(NetworkError, match="answers 503") as caught:
+        fetcher(retries=2).get(URL)
+    assert not isinstance(caught.value, PageError)
+    assert server.paths() == ["/a.html"] * 3
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_is_a_block_and_is_not_argued_with(server, fetcher, status):
+    server.answer("/a.html", "Forbidden", status=status)
+    with pytest.raises(Blocked, match=f"refuses us .{status}.") as caught:
+        fetcher().get(URL)
+    assert "what is stored stays stored" in caught.value.mend
+    assert server.paths() == ["/a.html"]
+
+
+def test_a_server_that_keeps_saying_slow_down_is_a_block(server, fetcher):
+    server.answer("/a.html", "slow down", status=429)
+    with pytest.raises(Blocked):
+        fetcher(retries=1).get(URL)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<title>Just a moment...</title><script>challenge()</script>",
+        "<html><title>Access denied</title><h1>Access Denied</h1></html>",
+        "<form id='cf-challenge'></form>",
+        "<p>Please solve this CAPTCHA</p>",
+    ],
+)
+def test_a_challenge_page_with_status_200_is_a_block(server, fetcher, body):
+    server.answer("/a.html", body)
+    with pytest.raises(Blocked, match="refuses us"):
+        fetcher().get(URL)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<h1>X LYRICS</h1><div class="lyrics"><h3>1. Just A Moment...</h3>Captcha</div>',
+        '<title>ACCESS DENIED LYRICS</title><h1>ACCESS DENIED LYRICS</h1><div class="album"></div>',
+        '<title>METAL LYRICS - A</title><div class="artists fl"><a href="a/x.html">ACCESS DENIED'
+        "</a></div>",
+    ],
+    ids=["a song", "a band's page", "a letter page"],
+)
+def test_a_song_or_a_band_with_such_a_name_is_no_challenge(server, fetcher, body):
+    server.answer("/a.html", body)
+    assert fetcher().get(URL).body == body.encode()
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_page_that_is_not_there_is_gone_and_not_asked_for_again(server, fetcher, status):
+    server.answer("/a.html", "not here", status=status)
+    with pytest.raises(Gone, match=str(status)):
+        fetcher().get(URL)
+    assert server.paths() == ["/a.html"]
+
+
+@pytest.mark.parametrize("status", [204, 304, 400, 418, 501])
+def test_any_other_status_is_no_page(server, fetcher, status):
+    server.answer("/a.html", "", status=status)
+    with pytest.raises(NetworkError, match=f"answers {status}"):
+        fetcher().get(URL)
+    assert server.paths() == ["/a.html"]
+
+
+def test_an_empty_page_is_no_page(server, fetcher):
+    server.answer("/a.html", "  \n")
+    with pytest.raises(PageError, match="empty page"):
+        fetcher().get(URL)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_page_over_the_size_limit_is_refused(server, fetcher, packed):
+    body = b"la " * (fetch.MAX_BODY // 3 + 10)
+    headers = {"Content-Encoding": "gzip"} if packed else {}
+    server.answer("/a.html", gzip.compress(body, 1) if packed else body, headers=headers)
+    with pytest.raises(PageError, match="larger than 10 MB"):
+        fetcher().get(URL)
+    assert server.paths() == ["/a.html"]
+
+
+def test_a_host_that_refuses_connections_is_told_quickly(fetcher, waits):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(NetworkError, match=rf"cannot reach 127\.0\.0\.1:{port}") as caught:
+        fetcher(served_at=f"http://127.0.0.1:{port}/", backoff_s=2.0).get(URL)
+    assert "refused" in caught.value.what
+    assert "--source=demo" in caught.value.mend
+    assert sum(waits) < 10
+    assert time.monotonic() - began < 3
+
+
+# --- redirects -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("target", ["/b.html", "b.html", "{server}b.html", SITE + "b.html"])
+def test_a_redirect_within_the_site_is_followed(server, fetcher, status, target):
+    location = target.format(server=server.address)
+    server.answer("/a.html", status=status, headers={"Location": location}).answer("/b.html", POEM)
+    assert fetcher().get(URL).body == POEM.encode()
+    assert server.paths() == ["/a.html", "/b.html"]
+
+
+@pytest.mark.parametrize(
+    "target", ["http://other.invalid/a.html", "//other.invalid/a.html", "https://verse.invalid/"]
+)
+def test_a_redirect_to_another_host_is_refused(server, fetcher, target):
+    server.answer("/a.html", status=302, headers={"Location": target})
+    with pytest.raises(NetworkError, match="leads to another host"):
+        fetcher().get(URL)
+    assert server.paths() == ["/a.html"]
+
+
+def test_redirects_in_circles_end(server, fetcher):
+    server.answer("/a.html", status=302, headers={"Location": "/b.html"})
+    server.answer("/b.html", status=302, headers={"Location": "/a.html"})
+    with pytest.raises(NetworkError, match="in circles"):
+        fetcher().get(URL)
+    assert len(server.paths()) < 10
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:99999999/", "\x80\xff"])
+def test_a_redirect_to_nonsense_is_a_fault_of_the_site(server, fetcher, target):
+    server.answer("/a.html", status=302, headers={"Location": target})
+    with pytest.raises(NetworkError):
+        fetcher().get(URL)
+
+
+def test_a_redirect_that_leads_nowhere_is_no_page(server, fetcher):
+    server.answer("/a.html", "moved", status=302)
+    with pytest.raises(NetworkError, match="answers 302"):
+        fetcher().get(URL)

@@ -1,0 +1,304 @@
+"""People's own lyrics: every encoding and shape that is read, and a reason for every refusal."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.config.loader import program
+from backend.config.schema import CrawlConfig
+from backend.data.song import read_raw, song_id
+from backend.errors import DataError
+from backend.scrapers.crawl import folder, main
+from backend.scrapers.files import decode, read_files
+
+MOUSE = "Wee, sleekit, cow'rin, tim'rous beastie,\nO, what a panic's in thy breastie!\n\nThou need"
+ACCENTS = "Ça ira — “naïve” señor"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(name, content):
+        path = tmp_path / "songs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def crawl(tmp_path):
+    def run(**how):
+        path, data = str(tmp_path / "songs"), str(tmp_path / "data")
+        return main(CrawlConfig(source=("files",), path=path, data_dir=data, **how))
+
+    return run
+
+
+def songs(path):
+    """All songs under a path; none may be refused."""
+    found = []
+    for file, result in read_files(path):
+        assert not isinstance(result, str), f"{file}: {result}"
+        found += result
+    return found
+
+
+def refusal(path):
+    ((_, reason),) = read_files(path)
+    assert isinstance(reason, str)
+    return reason
+
+
+# --- text files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "artist", "title"),
+    [
+        ("Robert Burns/To a Mouse.txt", "Robert Burns", "To a Mouse"),
+        ("Robert Burns - To a Mouse.txt", "Robert Burns", "To a Mouse"),
+        ("Poets/Robert Burns - To a Mouse.TXT", "Robert Burns", "To a Mouse"),
+        ("Robert Burns - Tam - Live.txt", "Robert Burns", "Tam - Live"),
+        ("Rust, Rain & Ruin - O'er.txt", "Rust, Rain & Ruin", "O'er"),
+    ],
+)
+def test_artist_and_title_come_from_folder_and_name(write, tmp_path, name, artist, title):
+    write(name, MOUSE + "\n")
+    (song,) = songs(tmp_path / "songs")
+    assert (song.artist, song.title, song.lyrics) == (artist, title, MOUSE)
+    assert (song.source, song.kind) == ("files", "song")
+    assert song.id == song_id("files", f"{name}#0")
+
+
+def test_a_single_file_may_be_given(write):
+    (song,) = songs(write("To a Mouse.txt", MOUSE))
+    assert (song.artist or None, song.title, song.lyrics) == (None, "To a Mouse", MOUSE)
+
+
+def test_the_id_of_a_song_does_not_depend_on_where_the_folder_is(write, tmp_path):
+    write("a/b.txt", MOUSE)
+    here = songs(tmp_path / "songs")[0].id
+    (tmp_path / "songs").rename(tmp_path / "moved")
+    assert songs(tmp_path / "moved")[0].id == here
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8", ACCENTS + " 夜"),
+        ("utf-8-sig", ACCENTS + " 夜"),
+        ("utf-16", ACCENTS + " 夜"),
+        ("cp1252", ACCENTS),
+    ],
+)
+def test_text_in_the_usual_encodings_is_read_exactly(write, encoding, text):
+    (song,) = songs(write("a.txt", (text + "\n\nWee beastie").encode(encoding)))
+    assert song.lyrics == text + "\n\nWee beastie"
+
+
+def test_utf16_of_either_byte_order_is_read():
+    assert decode(b"\xff\xfe" + ACCENTS.encode("utf-16-le")) == ACCENTS
+    assert decode(b"\xfe\xff" + ACCENTS.encode("utf-16-be")) == ACCENTS
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\ufeff")))
+def test_any_utf8_text_is_read_as_it_is(text):
+    assert decode(text.encode()) == text
+
+
+@given(st.binary())
+def test_any_bytes_are_text_or_refused(data):
+    try:
+        assert isinstance(decode(data), str)
+    except ValueError as reason:
+        assert str(reason)
+
+
+def test_leading_spaces_and_blank_lines_within_a_song_are_kept(write):
+    (song,) = songs(write("a.txt", "\n\n  Wee\n beastie\n\n\nO\n\n"))
+    assert song.lyrics == "  Wee\n beastie\n\n\nO"
+
+
+def test_an_empty_file_is_a_song_without_text(write):
+    (song,) = songs(write("A - B.txt", " \n\n"))
+    assert (song.kind, song.lyrics) == ("empty", None)
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+ROWS = [
+    {"text": MOUSE, "song_name": "To a Mouse", "artist_name": "Robert Burns", "year": 1785,
+     "album": "Kilmarnock", "language": "en"},
+    {"lyrics": ACCENTS, "title": "Ça ira", "artist": "Anon"},
+    {"text": "nameless"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dump.json", json.dumps(ROWS)),
+        ("dump.json", json.dumps(ROWS, ensure_ascii=False, indent=2).encode("utf-16")),
+        ("dump.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n\n"),
+        ("dump.JSONL", "\r\n".join(map(json.dumps, ROWS))),
+    ],
+)
+def test_json_and_json_lines_of_other_projects_are_read(write, name, content):
+    first, second, third = songs(write(name, content))
+    assert (first.title, first.artist, first.lyrics) == ("To a Mouse", "Robert Burns", MOUSE)
+    assert (first.year, first.album, first.language) == (1785, "Kilmarnock", "en")
+    assert (second.title, second.artist, second.lyrics) == ("Ça ira", "Anon", ACCENTS)
+    assert (third.title, third.artist, third.lyrics) == ("dump", None, "nameless")
+    assert len({first.id, second.id, third.id}) == 3
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\u0085", "\x7f", "\u2029"])
+def test_a_json_line_may_hold_characters_that_look_like_line_ends(write, odd):
+    text = f"Wee{odd}beastie"
+    row = json.dumps({"text": text}, ensure_ascii=False)
+    (song, other) = songs(write("dump.jsonl", row + "\n" + row))
+    assert song.lyrics == other.lyrics == text
+
+
+def test_text_that_is_null_gives_way_to_lyrics(write):
+    (song,) = songs(write("dump.json", json.dumps([{"text": None, "lyrics": MOUSE}])))
+    assert song.lyrics == MOUSE
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("photo.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a text file"),
+        ("a.txt", b"\x81\x8d no such letters", "can't decode"),
+        ("a.txt", b"\xff\xfea", "utf-16"),
+        ("song.mp3", b"ID3", "not one of .txt, .json, .jsonl"),
+        ("dump.json", "{", "Expecting"),
+        ("dump.json", '{"text": "a"}', "not a list of songs"),
+        ("dump.json", '[{"text": "a"}, {"title": "b"}]', "entry 2 has no text"),
+        ("dump.json", '["a"]', "entry 1 has no text"),
+        ("dump.json", '[{"text": 5}]', "entry 1 has no text"),
+        ("dump.jsonl", '{"text": "a"}\nnot json', "Expecting"),
+        ("dump.json", "[" * 100_000, ""),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(write, name, content, reason):
+    assert reason in refusal(write(name, content))
+
+
+def test_one_bad_file_does_not_cost_the_others(write, tmp_path):
+    write("bad.json", "{")
+    write("good.txt", MOUSE)
+    found = {path.name: result for path, result in read_files(tmp_path / "songs")}
+    assert isinstance(found["bad.json"], str)
+    assert found["good.txt"][0].lyrics == MOUSE
+
+
+def test_hidden_files_are_not_songs(write, tmp_path):
+    write(".git/description.txt", "x")
+    write("a/.DS_Store", "x")
+    write("a/b.txt", MOUSE)
+    assert [song.title for song in songs(tmp_path / "songs")] == ["b"]
+
+
+def test_songs_under_a_hidden_folder_of_the_users_are_read(tmp_path):
+    home = tmp_path / ".local" / "songs"
+    home.mkdir(parents=True)
+    (home / "a.txt").write_text(MOUSE)
+    assert [song.title for song in songs(home)] == ["a"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        list(read_files(tmp_path / "none"))
+
+
+# --- the crawl of files --------------------------------------------------------------------------
+
+
+def test_own_files_are_stored_and_refusals_are_shown(write, crawl, tmp_path, capsys):
+    write("Robert Burns/To a Mouse.txt", MOUSE)
+    write("cover.jpg", b"\xff\xd8\xff\0")
+    summary = crawl()
+    assert [song.lyrics for song in read_raw(tmp_path / "data")] == [MOUSE]
+    assert summary.counts["songs"] == 1
+    said = capsys.readouterr().out
+    assert "cover.jpg: not one of" in said
+    assert "Robert Burns" in said
+
+
+def test_unchanged_files_are_skipped_and_edited_ones_are_not(write, crawl, tmp_path):
+    write("a.txt", MOUSE)
+    write("b.txt", MOUSE)
+    crawl()
+    assert crawl().skipped
+    write("b.txt", "Gang aft a-gley")
+    again = crawl()
+    assert not again.skipped
+    assert again.counts["new"] == 1
+    assert {song.lyrics for song in read_raw(tmp_path / "data")} == {MOUSE, "Gang aft a-gley"}
+
+
+def test_max_songs_holds_per_artist_for_files_too(write, crawl, tmp_path):
+    for name in ("Burns/a", "Burns/b", "Dunbar/c"):
+        write(f"{name}.txt", MOUSE)
+    rows = [{"text": MOUSE, "artist": artist} for artist in ("Burns", "Hogg", "Hogg")]
+    write("dump.json", json.dumps(rows))
+    crawl(max_songs=1)
+    artists = sorted(song.artist for song in read_raw(tmp_path / "data"))
+    assert artists == ["Burns", "Dunbar", "Hogg"]
+
+
+def test_no_songs_at_all_is_told(write, crawl):
+    write("cover.jpg", b"\xff\xd8\xff\0")
+    with pytest.raises(DataError, match="no songs in .*; 1 files refused"):
+        crawl()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"artist": 1349},
+        {"artist": ["A", "B"]},
+        {"album": 1984},
+        {"artist": {"name": "A"}},
+        {"title": 1999},
+        {"year": "1785"},
+        {"language": 5},
+        {"title": "broken emoji \ud83d"},
+        {"text": "broken emoji \ud83d"},
+    ],
+    ids=lambda row: ascii(row),
+)
+def test_a_dump_with_odd_values_is_read_or_refused_never_a_crash(write, tmp_path, row, capsys):
+    good = {"text": MOUSE, "artist": "A", "album": "B", "title": "C"}
+    write("good.json", json.dumps([good]))
+    write("odd.json", json.dumps([{"text": MOUSE, "artist": "A"} | row]))
+    argv = ["--source=files", f"--path={tmp_path}/songs", f"--data_dir={tmp_path}/data"]
+    assert program(main, CrawlConfig, argv) == 0
+    stored = list(read_raw(tmp_path / "data"))
+    refused = "refused" in capsys.readouterr().out
+    assert len(stored) == (1 if refused else 2)
+    for song in stored:
+        for value in (song.artist, song.title, song.album, song.language):
+            assert value is None or isinstance(value, str)
+
+
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [
+        ({"source": ("files",), "path": "my/songs/"}, "data/songs"),
+        ({"source": ("files",), "path": "dump.json"}, "data/dump"),
+        ({"source": ("demo",)}, "data/demo"),
+        ({"source": ("darklyrics",)}, "data/darklyrics"),
+        ({"source": ("demo", "files"), "path": "x"}, "data/lyrics"),
+        ({"source": ("demo",), "data_dir": "elsewhere"}, "elsewhere"),
+    ],
+)
+def test_songs_go_to_a_folder_named_after_their_source(how, where):
+    assert folder(CrawlConfig(**how)).as_posix() == where
