@@ -9,7 +9,7 @@ import pytest
 # Before anything imports Prefect: its database and results go to a folder of their own.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-tests-")
 os.environ["PREFECT_API_URL"] = ""
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tiny models on shared machines
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -85,16 +85,7 @@ class CrawlStore:
         """A page and its songs in one transaction; returns how many songs are new or changed."""
         with self._db:
             if fetched:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?)",
-                    (
-                        page.url,
-                        page.fetched_at,
-                        page.status,
-                        json.dumps(page.headers),
-                        zlib.compress(page.body),
-                    ),
-                )
+                self._keep(page)
             changed = sum(put_song(self._db, song) for song in songs)
             self._mark(page.url, "done", None)
         return changed
@@ -108,17 +99,20 @@ class CrawlStore:
         """Remember why an address gave nothing; a page whose shape we do not know is kept."""
         with self._db:
             if page is not None:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?)",
-                    (
-                        page.url,
-                        page.fetched_at,
-                        page.status,
-                        json.dumps(page.headers),
-                        zlib.compress(page.body),
-                    ),
-                )
+                self._keep(page)
             self._mark(url, state, reason)
+
+    def _keep(self, page: Page) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?)",
+            (
+                page.url,
+                page.fetched_at,
+                page.status,
+                json.dumps(page.headers),
+                zlib.compress(page.body),
+            ),
+        )
 
     def _mark(self, url: str, state: State, reason: str | None) -> None:
         # A row that says the same already is not touched: an unchanged crawl leaves the file alone.

@@ -22,7 +22,6 @@ def run_flow(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("flow")
     environment = os.environ | {
         "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "OMP_NUM_THREADS": "1",
         # any request that leaves the machine goes to a port that refuses it
         "HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9",
         "NO_PROXY": "127.0.0.1,localhost",

@@ -7,14 +7,6 @@ from backend.config.schema import ModelConfig
 from backend.models.gpt import GPT
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def config():
     return ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32)

@@ -1,9 +1,6 @@
 """A tiny corpus and a tiny recipe, seconds from start to end."""
 
-import os
-
 import pytest
-import torch
 
 from backend.config.schema import BinarizeConfig, TrainConfig
 from backend.data import binarize
@@ -14,14 +11,6 @@ TINY = dict(
     learning_rate=1e-2, min_lr=1e-3, warmup_iters=2, max_iters=12, eval_interval=4, log_interval=1,
     sample_chars=8, dataset="data/tiny/char", out_dir="out/tiny", device="cpu",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -47,8 +36,3 @@ def tiny():
         return TrainConfig(**(TINY | changes))
 
     return config
-
-
-@pytest.fixture
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1"}

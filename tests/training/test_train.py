@@ -281,15 +281,13 @@ def test_several_processes_are_refused_rather_than_run_over_each_other(monkeypat
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_program_saves_and_the_same_command_goes_on(
-    corpus, environment, number, code
-):
+def test_a_signal_to_the_program_saves_and_the_same_command_goes_on(corpus, number, code):
     from tests.training.conftest import TINY
 
     settings = TINY | dict(max_iters=100_000, eval_interval=50_000)
     command = [sys.executable, "-m", "backend.training.train",
                *(f"--{k}={v}" for k, v in settings.items())]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             if line.startswith("step     20/"):
                 child.send_signal(number)
@@ -303,6 +301,6 @@ def test_a_signal_to_the_program_saves_and_the_same_command_goes_on(
     stopped_at = checkpoint.find(run, "last").step
     assert stopped_at >= 20
     command[-1:] = [command[-1], "--init_from=resume", f"--max_iters={stopped_at + 2}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert checkpoint.find(run, "last").step == stopped_at + 2
