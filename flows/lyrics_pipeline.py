@@ -7,8 +7,9 @@ Runs on a temporary Prefect server that starts and stops with it; nothing else h
 Writes data/<dataset>/ and out/<run>/. A second run does only what changed.
 """
 
-import signal
+import subprocess
 import sys
+from functools import partial
 from typing import Any, cast
 
 from prefect import flow
@@ -92,18 +93,20 @@ def _close(settings: PipelineConfig, summaries: list[Summary]) -> None:
 
 
 def _start_server() -> None:
-    """Prefect's temporary server, deaf to the Ctrl-C of a terminal, which reaches all processes.
+    """Prefect's temporary server, in a session of its own.
 
-    Without it Prefect asks a dead server for over a minute how the interrupted run ended. A blocked
-    signal stays blocked in a child, whatever handlers it sets; SIGTERM still stops the server.
+    A Ctrl-C in a terminal, or a SIGTERM to the process group, would end it together with us, and
+    Prefect then asks a dead server for over a minute how the interrupted run ended. Prefect offers
+    no setting for this, so its Popen is ours for as long as the server starts.
     """
-    if PREFECT_API_URL.value() or not hasattr(signal, "pthread_sigmask"):
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if PREFECT_API_URL.value():
+        return  # a server that runs already
+    popen = subprocess.Popen
+    subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]
     try:
         SubprocessASGIServer().start()  # one per process: the flow finds it
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        subprocess.Popen = popen  # type: ignore[misc]
 
 
 def main(config: PipelineConfig) -> None:

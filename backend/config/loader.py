@@ -28,7 +28,7 @@ from backend.errors import ConfigError, Terminated, UserError
 S = TypeVar("S", bound=Settings)
 
 BACKEND = Path(__file__).resolve().parent.parent
-SPLIT_AT_COMMAS = {"source", "letters", "languages", "stages", "log_to"}  # artists never
+SPLIT_AT_COMMAS = {"source", "letters", "languages", "stages", "log_to", "only"}  # artists never
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -62,10 +62,10 @@ def program(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: finished work is saved; the same command continues", file=sys.stderr)
+        print("interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except Terminated:
-        print("terminated: finished work is saved; the same command continues", file=sys.stderr)
+        print("terminated; what was finished is kept", file=sys.stderr)
         return 143
     except BrokenPipeError:  # whoever read us has seen enough, as `| head` does
         os.dup2(

@@ -63,7 +63,8 @@ class CrawlConfig(Settings):
     artist_file: str | None = None
     """A text file of names, one a line; lines starting with # are comments."""
     max_songs: int | None = None
-    """At most this many songs per artist, in the order of the site; none is all."""
+    """Take at most this many songs per artist, in the order of the site; none is all. Songs that
+    are stored already stay."""
     data_dir: str | None = None
     """The corpus folder; songs go to <data_dir>/raw. Default data/darklyrics, data/demo, data/<stem
     of path>, or data/lyrics for several sources."""
@@ -231,11 +232,16 @@ class OptimConfig(Settings):
             "weight_decay",
             "grad_clip",
         )
-        if self.decay_lr and 0 < self.max_iters <= self.warmup_iters:
-            yield (
-                f"warmup_iters = {self.warmup_iters} is not shorter than max_iters = "
-                f"{self.max_iters}: the run would never reach its learning rate"
-            )
+        yield from _at_least(self, 1, "lr_decay_iters")
+        if self.decay_lr:
+            end = "max_iters" if self.lr_decay_iters is None else "lr_decay_iters"
+            if 0 < getattr(self, end) <= self.warmup_iters:
+                yield (
+                    f"warmup_iters = {self.warmup_iters} is not shorter than {end} = "
+                    f"{getattr(self, end)}: the run would never reach its learning rate"
+                )
+            if self.min_lr > self.learning_rate:
+                yield f"min_lr = {self.min_lr} is above learning_rate = {self.learning_rate}"
         for key in ("beta1", "beta2"):
             if not 0 <= getattr(self, key) < 1:
                 yield f"{key} = {getattr(self, key)} must be at least 0 and below 1"
@@ -255,7 +261,7 @@ class SystemConfig(Settings):
     compile: bool | Literal["auto"] = "auto"
     """torch.compile. auto: on CUDA only; on a CPU a short run ends before it pays."""
     memory_gb: float | None = None
-    """Memory of one device for batch_size=auto. None: what the device has (CPU: 2)."""
+    """Memory of one device for batch_size=auto. None: what a CUDA device has; elsewhere 2."""
     backend: str = "nccl"
     """torch.distributed's backend where several processes train; one process needs none."""
     threads: int | None = None
@@ -265,6 +271,7 @@ class SystemConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "threads")
+        yield from _at_least(self, 0, "seed")
         if self.memory_gb is not None and not self.memory_gb > 0:
             yield f"memory_gb = {self.memory_gb} must be above 0"
 
@@ -420,13 +427,17 @@ class PipelineConfig(Settings):
     )
     """Which stages to run, in this order; the others must have run before."""
     force: bool = False
-    """Do every stage again though nothing changed; training starts over in the same folder."""
+    """Do every stage again though nothing changed. Training starts over: the run in the same folder
+    is deleted, its lyrics too."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "max_songs", "num_samples")
         for word in self.train_overrides:
+            key = word.partition("=")[0].lstrip("-")
             if "=" not in word:
                 yield f"train_overrides: {word!r} is not key=value"
+            elif key in ("init_from", "out_dir", "dataset", "overwrite", "profile"):
+                yield f"train_overrides: {key} is the flow's own; it has keys for them"
         if "crawl" in self.stages:
             crawl = CrawlConfig(
                 source=self.source,

@@ -36,7 +36,6 @@ class SplitLoss:
     nats: float
     tokens: int
     chars: int
-    bytes: int = 0
 
     @property
     def loss(self) -> float:
@@ -78,7 +77,7 @@ def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 
         each = F.cross_entropy(
             logits.float().flatten(0, 1), scored.flatten(), ignore_index=IGNORE, reduction="none"
         )  # (B*T,)
-        nats += each.double().sum().item()
+        nats += each.cpu().double().sum().item()  # an Apple GPU has no float64
         tokens += int((scored != IGNORE).sum())
     model.train(was_training)
     return SplitLoss(nats, tokens, split.chars)

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ from backend.storage import sha256, write_json
 
 FORMAT = 1
 KEPT = 2
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best step by validation, in bits per character."""
+
+    step: int
+    bpc: float
 
 
 @dataclass(frozen=True)
@@ -53,18 +61,21 @@ def save(
     step: int,
     run: Mapping[str, Any],
     trainer: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]],
+    best: Best | None,
 ) -> Step:
     """Write a step atomically and let old ones go.
 
     Args:
         run: facts kept in model.json, such as the hash of the data.
         trainer: tensors and JSON values that continue the run exactly.
+        best: the best step so far, which is kept.
     """
     folder = out_dir / "checkpoints" / f"step_{step:08d}"
     if (folder / "COMPLETE").is_file():
         return Step(folder, step)  # this very step was saved before: never changed afterwards
     temporary = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for half in folder.parent.glob(".tmp-step_*"):  # of a save that was killed
+        shutil.rmtree(half, ignore_errors=True)
     temporary.mkdir(parents=True)
     weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
@@ -79,6 +90,7 @@ def save(
         },
     )
     tensors, values = trainer
+    values = {**values, "best": best and asdict(best)}
     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "trainer.safetensors")
     write_json(temporary / "trainer.json", {"format": FORMAT, "step": step, **values})
     files = sorted(temporary.iterdir())
@@ -89,24 +101,24 @@ def save(
     shutil.rmtree(folder, ignore_errors=True)  # a step without COMPLETE: half of an older attempt
     temporary.rename(folder)
     _fsync(folder.parent)
-    index = read_index(out_dir)
-    write_index(out_dir, best=index.get("best"), best_val_bpc=index.get("best_val_bpc"))
+    write_index(out_dir, best)
     return Step(folder, step)
 
 
-def write_index(out_dir: Path, *, best: int | None, best_val_bpc: float | None) -> None:
+def write_index(out_dir: Path, best: Best | None) -> None:
     """Name the best step, then delete what is neither best nor among the last two."""
     standing = steps(out_dir)
     write_json(
         out_dir / "checkpoints" / "index.json",
         {
             "last": standing[-1].step,
-            "best": best,
-            "best_val_bpc": best_val_bpc,
+            "best": best and best.step,
+            "best_val_bpc": best and best.bpc,
         },
     )
     for old in standing[:-KEPT]:
-        if old.step != best:
+        if best is None or old.step != best.step:
+            (old.folder / "COMPLETE").unlink()  # first: half a step is none
             shutil.rmtree(old.folder)
         else:
             for name in ("trainer.safetensors", "trainer.json"):
@@ -124,11 +136,9 @@ def read_index(out_dir: Path) -> dict[str, Any]:
 
 def steps(out_dir: Path) -> list[Step]:
     """The complete steps of a run, oldest first."""
-    found = (out_dir / "checkpoints").glob("step_*/COMPLETE")
-    return sorted(
-        (Step(c.parent, int(c.parent.name.removeprefix("step_"))) for c in found),
-        key=lambda s: s.step,
-    )
+    found = (c.parent for c in (out_dir / "checkpoints").glob("step_*/COMPLETE"))
+    named = (f for f in found if f.name.removeprefix("step_").isdecimal())  # not step_1.bak
+    return sorted((Step(f, int(f.name.removeprefix("step_"))) for f in named), key=lambda s: s.step)
 
 
 def find(path: Path, which: str = "best") -> Step:
@@ -238,7 +248,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _fsync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle on folders
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows: writable only
     try:
         os.fsync(handle)
     finally:

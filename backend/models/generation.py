@@ -2,8 +2,8 @@
 
     prompt ─ prefill ─ logits ─ [forbid ─ temperature ─ top-k ─ draw] ─ token ─ decode ─ ...
 
-When the context is full, it keeps its first `keep` tokens (the header) and the last half of the
-block, and prefills again. Letters: B batch, T time, V vocabulary.
+When the context is full, half a block of it is kept, the header and the newest rest, and prefilled
+again. Letters: B batch, T time, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ def draw(
 def slide(context: torch.Tensor, keep: int, block_size: int) -> torch.Tensor:
     """The context to go on with when it is full. (B, block_size) -> (B, shorter)."""
     half = max(1, block_size // 2)
-    keep = min(keep, half)
+    keep = min(keep, half // 2)  # a header longer than that must not push the song out
     return torch.cat([context[:, :keep], context[:, context.size(1) - half + keep :]], dim=1)
 
 

@@ -1,8 +1,9 @@
 """Where a run begins: its weights, its folder, and what stands in the way.
 
-scratch          fresh weights, an empty folder
-resume, auto     the last complete step of out_dir, continued exactly
-a path           the weights of another run, at step 0
+scratch    fresh weights, an empty folder
+resume     the last complete step of out_dir, continued exactly
+auto       the same where it is the same experiment; else that run is moved aside
+a path     the weights of another run, at step 0
 """
 
 import json
@@ -34,7 +35,7 @@ def starting_step(
             if facts["experiment"].get(k) != v
         ]
         same_data = facts["data_sha256"] == bins.sha256
-        if config.init_from == "auto":
+        if config.init_from == "auto" and not config.eval_only:
             if not changed and same_data:
                 return last  # a finished run too: it takes no step, and lost outputs come back
             aside = out_dir.with_name(f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}")
@@ -96,10 +97,12 @@ def starting_model(config: TrainConfig, bins: Bins, start: checkpoint.Step | Non
 
 def empty_folder(config: TrainConfig, out_dir: Path) -> None:
     if config.overwrite and out_dir.exists():
-        if not (out_dir / "config.json").is_file() and any(out_dir.iterdir()):
+        is_run = (out_dir / "status.json").is_file() or (out_dir / "checkpoints").is_dir()
+        if not is_run and any(out_dir.iterdir()):
             raise ConfigError(
                 f"{out_dir} is no run folder; it is not deleted", mend="another --out_dir"
             )
-        shutil.rmtree(out_dir)
+        for child in out_dir.iterdir():  # not the folder itself, which may be a symbolic link
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "metrics.jsonl").unlink(missing_ok=True)

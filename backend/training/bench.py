@@ -8,6 +8,7 @@ Each section says machine, date, commit and command. Nobody types figures there.
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -85,7 +86,11 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
     ) as child:  # fmt: skip
         watcher = threading.Thread(target=watch, args=(child.pid,), daemon=True)
         watcher.start()
-        output, _ = child.communicate()
+        try:
+            output, _ = child.communicate()
+        except BaseException:  # Ctrl-C does not reach another session by itself
+            os.killpg(child.pid, signal.SIGTERM)
+            raise
         seconds = time.monotonic() - began
         done.set()
         watcher.join()

@@ -4,6 +4,7 @@ No torch here: the flow reads a run without loading it.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -59,13 +60,14 @@ class RunLog:
 
     def row(self, **values: Any) -> None:
         """One row of metrics.jsonl: step, split, loss and what else is known."""
-        self._file.write(json.dumps(values) + "\n")
+        finite = {k: v if _finite(v) else None for k, v in values.items()}  # NaN is not JSON
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         for tracker in self.trackers:
             tracker.log(values)
 
     def beat(self, step: int) -> None:
-        """Say in status.json, every ten seconds, that the run is alive."""
+        """Say in status.json, every ten seconds of training, that the run is alive."""
         self.step = step
         if time.monotonic() - self._beat > BEAT_S:
             self.status("running")
@@ -106,6 +108,10 @@ class Wandb:
 
     def finish(self) -> None:
         self._run.finish()
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def read_status(out_dir: Path) -> dict[str, Any]:
@@ -165,7 +171,7 @@ def plot_loss(out_dir: Path) -> Path:
 
 def add_training(report: Report, out_dir: Path) -> Report:
     """The training section of a report: how the losses went, and the picture."""
-    rows = [row for row in read_metrics(out_dir) if row["split"] == "val"]
+    rows = [r for r in read_metrics(out_dir) if r["split"] == "val" and r["bpc"] is not None]
     report.section("Training")
     if rows:
         best = min(rows, key=lambda row: row["bpc"])

@@ -57,4 +57,8 @@ def load_optimizer_tensors(
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if state:
             # the step counter lives on the CPU unless fused kernels moved it: keep it where they do
-            optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
+            optimizer.state[parameter] = {
+                # a copy: the file they are mapped from is deleted one day
+                k: v.to(parameter.device, copy=True)
+                for k, v in state.items()
+            }

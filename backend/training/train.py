@@ -51,11 +51,18 @@ NOT_THE_EXPERIMENT = {
     "wandb_run_name",
     "profile",
     "threads",
-    "backend",
     "dataset",  # its content counts, by hash
+    # the same recipe is the same experiment on every machine
+    "backend",
+    "device",
+    "dtype",
+    "compile",
+    "memory_gb",
+    "batch_size",
+    "gradient_accumulation_steps",
 }
 # Peak dense bf16 TFLOP/s of NVIDIA's data sheets. An unknown device shows no MFU, not a wrong one.
-PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}
+PEAK_TFLOPS = {"A100": 312, "H100 80GB HBM3": 989, "H200": 989}
 
 
 def main(config: TrainConfig) -> Summary:
@@ -65,12 +72,14 @@ def main(config: TrainConfig) -> Summary:
     bins = open_bins(config.dataset)
     check_size(bins, config.block_size)
     out_dir = Path(config.out_dir)
+    batch_size, accumulation = _batch(config, runtime, bins.tokenizer.vocab_size)
+    tokens_per_step = batch_size * accumulation * config.block_size
     experiment = {k: v for k, v in config.public().items() if k not in NOT_THE_EXPERIMENT}
+    experiment["tokens_per_step"] = tokens_per_step
     stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
-    if config.init_from == "auto" and (done := stage.unchanged()):
+    if config.init_from == "auto" and not config.eval_only and (done := stage.unchanged()):
         print(done.line())
         return done
-    batch_size, accumulation = _batch(config, runtime, bins.tokenizer.vocab_size)
     start = starting_step(config, experiment, bins)  # the step to go on from, or None
 
     torch.manual_seed(config.seed)
@@ -78,7 +87,8 @@ def main(config: TrainConfig) -> Summary:
     model.train()
     optimizer = adamw(model, config)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-    step, best, loss_sum, loss_n = 0, math.inf, 0.0, 0
+    step, loss_sum, loss_n = 0, 0.0, 0
+    best: checkpoint.Best | None = None
     resumed = start is not None and config.init_from in ("resume", "auto")
     if config.eval_only:
         val = split_loss(model, bins.val, runtime)
@@ -90,16 +100,17 @@ def main(config: TrainConfig) -> Summary:
     if start and resumed:
         tensors, values = checkpoint.load_trainer(start)
         load_optimizer_tensors(model, optimizer, tensors)
-        scaler.load_state_dict(values["scaler"])
+        if values["scaler"]:  # empty where the earlier machine needed none
+            scaler.load_state_dict(values["scaler"])
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and runtime.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], runtime.device)
         step, loss_sum, loss_n = values["step"], values["loss_sum"], values["loss_n"]
-        best = values["best_val_bpc"] if values["best_val_bpc"] is not None else math.inf
+        best = values["best"] and checkpoint.Best(**values["best"])
     else:
         empty_folder(config, out_dir)
     shutil.copyfile(bins.folder / "tokenizer.json", out_dir / "tokenizer.json")
-    write_json(out_dir / "config.json", config.public())
+    write_json(out_dir / "config.json", config.public() | {"origins": dict(config.origins)})
     compiled: Any = torch.compile(model) if _compiles(config, runtime) else model
     _banner(config, runtime, bins, model, batch_size, accumulation, step)
 
@@ -108,7 +119,6 @@ def main(config: TrainConfig) -> Summary:
         trackers = [
             Wandb(config.wandb_project, config.wandb_run_name or out_dir.name, config.public())
         ]
-    tokens_per_step = batch_size * accumulation * config.block_size
     flops = flops_per_token(config.part(ModelConfig), n_params(model)) * tokens_per_step
 
     def save() -> None:
@@ -119,13 +129,13 @@ def main(config: TrainConfig) -> Summary:
             "scaler": scaler.state_dict(),
             "loss_sum": loss_sum,
             "loss_n": loss_n,
-            "best_val_bpc": best if math.isfinite(best) else None,
         }
         checkpoint.save(
             out_dir,
             model,
             step=step,
             trainer=(tensors, values),
+            best=best,
             run={"data_sha256": bins.sha256, "experiment": experiment},
         )
 
@@ -150,7 +160,9 @@ def main(config: TrainConfig) -> Summary:
                     bpc=val.bpc,
                     train_loss=train_loss,
                 )
-                improved = val.bpc < best  # never for NaN
+                if not math.isfinite(val.loss):
+                    raise _diverged(config, "validation loss", val.loss, step, best)
+                improved = best is None or val.bpc < best.bpc
                 mark = "  (best)" if improved else ""
                 print(
                     f"step {step:>6}  validation {val.loss:.4f} nats/token, {val.bpc:.4f} "
@@ -158,10 +170,10 @@ def main(config: TrainConfig) -> Summary:
                     flush=True,
                 )
                 if improved:
-                    best = val.bpc
+                    best = checkpoint.Best(step, val.bpc)
                     if not config.always_save_checkpoint:
                         save()
-                    checkpoint.write_index(out_dir, best=step, best_val_bpc=best)
+                    checkpoint.write_index(out_dir, best)
                 loss_sum, loss_n = 0.0, 0
                 _show_sample(config, model, bins, out_dir, step)
                 clock, since = time.monotonic(), step  # evaluation is not training time
@@ -186,6 +198,9 @@ def main(config: TrainConfig) -> Summary:
                     _, loss = compiled(x.to(runtime.device), y.to(runtime.device))
                 scaler.scale(loss / accumulation).backward()
                 step_loss += loss.detach() / accumulation
+            mean_loss = step_loss.item()
+            if not math.isfinite(mean_loss):  # before it gets into the weights
+                raise _diverged(config, "loss", mean_loss, step, best)
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
             scaler.step(optimizer)
@@ -194,14 +209,6 @@ def main(config: TrainConfig) -> Summary:
             step += 1
 
             # log
-            mean_loss = step_loss.item()
-            if not math.isfinite(mean_loss):
-                raise ConfigError(
-                    f"the loss became {mean_loss} at step {step}",
-                    why="training diverged; the last checkpoint is from before",
-                    mend=f"--learning_rate={config.learning_rate / 3:.1e} or a longer warm-up; "
-                    "--dtype=float32 if it was float16",
-                )
             loss_sum, loss_n = loss_sum + mean_loss, loss_n + 1
             if step % config.log_interval == 0:
                 seconds = (time.monotonic() - clock) / (step - since)
@@ -243,7 +250,7 @@ def main(config: TrainConfig) -> Summary:
     kept = checkpoint.find(out_dir, "best")
     counts = {
         "steps": step,
-        "bits per character at best": f"{best:.3f}",
+        "bits per character at best": f"{best.bpc:.3f}" if best else "unknown",
         "parameters": n_params(model),
     }
     summary = stage.finish(
@@ -289,18 +296,33 @@ def _batch(config: TrainConfig, runtime: Runtime, vocab_size: int) -> tuple[int,
     return batch_size, accumulation
 
 
+def _diverged(
+    config: TrainConfig, what: str, value: float, step: int, best: checkpoint.Best | None
+) -> ConfigError:
+    kept = f"; step {best.step}, the best, is kept" if best else ""
+    return ConfigError(
+        f"the {what} became {value} at step {step}",
+        why=f"training diverged{kept}",
+        mend=f"--learning_rate={config.learning_rate / 3:.1e} or a longer warm-up, in another "
+        "--out_dir or with --overwrite; --dtype=float32 if it was float16",
+    )
+
+
 def _compiles(config: TrainConfig, runtime: Runtime) -> bool:
     return runtime.device.type == "cuda" if config.compile == "auto" else config.compile
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[BaseException]]:
-    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM ask the loop to save and stop; only a second Ctrl-C stops at once, since
+    a SIGTERM often comes twice, from a service manager and from our own parent."""
     asked: list[BaseException] = []
 
     def handle(number: int, _: object) -> None:
         if asked:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         asked.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated())
         print("\nstopping after this step ...", file=sys.stderr)
 
@@ -392,8 +414,8 @@ def _epoch(step: int, tokens_per_step: int, bins: Bins) -> float:
 
 
 def _mfu(flops_per_s: float, runtime: Runtime) -> float | None:
-    """Share of the device's peak; None where the peak is not known."""
-    if runtime.device.type != "cuda":
+    """Share of the device's peak in half precision; None where the peak is not known."""
+    if runtime.device.type != "cuda" or runtime.dtype == torch.float32:
         return None
     name = torch.cuda.get_device_name(runtime.device)
     peak = next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)

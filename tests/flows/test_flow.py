@@ -3,13 +3,18 @@
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from backend.config.loader import fields_of
 from backend.config.schema import PipelineConfig
+from backend.models import checkpoint
+from backend.training.log import read_status
 from tests.conftest import ROOT
 
 SMALL = ["n_layer=1", "n_embd=16", "n_head=2", "block_size=32", "tokens_per_step=128",
@@ -34,7 +39,7 @@ def run_flow(tmp_path_factory):
         )
         return done.returncode, done.stdout, done.stderr
 
-    return cwd, run
+    return SimpleNamespace(cwd=cwd, run=run, environment=environment)
 
 
 def test_flow_parameters_are_the_keys_of_the_schema_with_its_defaults():
@@ -57,7 +62,7 @@ PARAMETER_ORDER = (
 
 @pytest.mark.e2e
 def test_the_demo_from_the_site_to_the_songs_then_nothing_to_do_then_only_what_changed(run_flow):
-    cwd, run = run_flow
+    cwd, run = run_flow.cwd, run_flow.run
     code, out, err = run("--train_overrides", *SMALL)
     assert code == 0, out + err
     assert "Traceback" not in out + err
@@ -93,7 +98,7 @@ def test_the_demo_from_the_site_to_the_songs_then_nothing_to_do_then_only_what_c
 
 @pytest.mark.e2e
 def test_a_stage_that_cannot_run_says_why_in_a_sentence_and_keeps_what_was_there(run_flow):
-    cwd, run = run_flow
+    cwd, run = run_flow.cwd, run_flow.run
     (cwd / "songs").mkdir()
     (cwd / "songs/Anon - Tide.txt").write_text("one line\n")
     code, out, err = run("--source=files", "--path=songs")
@@ -106,7 +111,7 @@ def test_a_stage_that_cannot_run_says_why_in_a_sentence_and_keeps_what_was_there
 
 @pytest.mark.e2e
 def test_training_that_fails_names_the_stage_and_its_own_sentence_stands_above(run_flow):
-    cwd, run = run_flow
+    run = run_flow.run
     code, out, err = run(
         "--run=broken", "--train_overrides", "block_size=999999", "tokens_per_step=999999"
     )
@@ -114,6 +119,39 @@ def test_training_that_fails_names_the_stage_and_its_own_sentence_stands_above(r
     assert "train: training did not finish" in err
     assert "fewer than block_size" in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("number", "to_group", "code"),
+    [(signal.SIGINT, True, 130), (signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)],
+)
+def test_a_stopped_flow_saves_its_training_and_leaves_soon(run_flow, number, to_group, code):
+    """A terminal's Ctrl-C and a service manager's stop reach the whole group; an editor's button
+    reaches the flow alone."""
+    cwd = run_flow.cwd
+    run = cwd / f"out/stopped-{number}-{to_group}"
+    command = [sys.executable, "-m", "flows.lyrics_pipeline", f"--run={run.name}",
+               "--train_overrides", *SMALL, "max_iters=1000000",
+               "eval_interval=1000000"]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=cwd, env=run_flow.environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as child:  # fmt: skip
+        for line in child.stdout:
+            if line.startswith("step     20/"):
+                break
+        began = time.monotonic()
+        if to_group:
+            os.killpg(child.pid, number)
+        else:
+            child.send_signal(number)
+        rest, _ = child.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert child.returncode == code, rest
+    assert "Traceback" not in rest
+    assert read_status(run)["state"] == "interrupted"
+    assert checkpoint.find(run, "last").step >= 20
 
 
 def test_the_flow_imports_without_starting_anything_and_settings_can_be_overridden():

@@ -11,9 +11,11 @@ from backend.models import checkpoint
 
 @pytest.fixture
 def run(tmp_path, model):
-    def save(step):
-        trainer = ({"rng.cpu": torch.get_rng_state()}, {"best_val_bpc": None})
-        return checkpoint.save(tmp_path, model, step=step, run={"data": "x"}, trainer=trainer)
+    def save(step, best=None):
+        trainer = ({"rng.cpu": torch.get_rng_state()}, {})
+        return checkpoint.save(
+            tmp_path, model, step=step, run={"data": "x"}, trainer=trainer, best=best
+        )
 
     return tmp_path, save
 
@@ -29,10 +31,12 @@ def test_a_saved_model_gives_the_same_logits(run, model):
 
 def test_best_and_the_last_two_are_kept_and_only_those_two_can_resume(run):
     out, save = run
+    best = None
     for step in (0, 10, 20, 30):
-        save(step)
+        save(step, best)
         if step == 10:
-            checkpoint.write_index(out, best=10, best_val_bpc=2.5)
+            best = checkpoint.Best(10, 2.5)
+            checkpoint.write_index(out, best)
     assert [s.step for s in checkpoint.steps(out)] == [10, 20, 30]
     assert checkpoint.find(out, "best").step == 10
     assert checkpoint.find(out, "last").step == 30
@@ -54,6 +58,10 @@ def test_where_the_index_is_wrong_or_gone_the_folders_win(run):
     assert checkpoint.find(out, "best").step == 20
     index.unlink()
     assert checkpoint.find(out, "best").step == 20
+    save(30, checkpoint.Best(10, 2.0))  # the run itself remembers its best
+    save(40, checkpoint.Best(10, 2.0))
+    assert [s.step for s in checkpoint.steps(out)] == [10, 30, 40]
+    assert checkpoint.find(out, "best").step == 10
 
 
 def test_a_save_that_dies_leaves_the_step_before_as_the_last(run, monkeypatch):
@@ -68,6 +76,18 @@ def test_a_save_that_dies_leaves_the_step_before_as_the_last(run, monkeypatch):
         checkpoint.load_model(checkpoint.find(out, "last"))
     save(20)
     assert [s.step for s in checkpoint.steps(out)] == [10, 20]
+
+
+def test_a_copy_beside_the_steps_and_the_rest_of_a_killed_save_do_no_harm(run):
+    import shutil
+
+    out, save = run
+    first = save(10)
+    shutil.copytree(first.folder, first.folder.with_name("step_00000010.bak"))
+    first.folder.with_name(".tmp-step_00000011").mkdir()
+    save(20)
+    assert [s.step for s in checkpoint.steps(out)] == [10, 20]
+    assert not list((out / "checkpoints").glob(".tmp-*"))
 
 
 def test_a_complete_step_is_never_written_again(run):
@@ -121,7 +141,9 @@ def test_the_newest_run_is_the_one_trained_last(run, tmp_path, model):
     out, save = run
     for name, age in (("old", 100), ("new", 10)):
         trainer = ({"x": torch.zeros(1)}, {})
-        step = checkpoint.save(out / "out" / name, model, step=1, run={}, trainer=trainer)
+        step = checkpoint.save(
+            out / "out" / name, model, step=1, run={}, trainer=trainer, best=None
+        )
         now = step.folder.stat().st_mtime
         os.utime(step.folder, (now - age, now - age))
     assert checkpoint.newest_run(out / "out").name == "new"

@@ -54,10 +54,10 @@ def test_a_song_ends_at_the_end_of_text_and_says_so(model):
 
 
 def test_a_prompt_longer_than_the_block_is_cut_in_its_middle_not_refused(model):
-    [(ids, _)] = complete(
-        model, list(range(48)), eot=EOT, seeds=[1], max_new_tokens=5, temperature=0, k=None, keep=2
-    )
-    assert len(ids) <= 5
+    settings = dict(eot=EOT, seeds=[1], max_new_tokens=12, temperature=0, k=None, keep=2)
+    [(ids, _)] = complete(model, list(range(48)), **settings)
+    [(expected, _)] = complete(model, [0, 1, *range(34, 48)], **settings)
+    assert ids == expected
 
 
 def test_forbidden_ids_are_never_drawn(model):
@@ -108,3 +108,8 @@ def test_forbid_does_not_touch_its_argument():
 def test_sliding_keeps_the_header_and_the_last_half():
     context = torch.arange(33)[None]
     assert slide(context, 3, 32)[0].tolist() == [0, 1, 2, *range(20, 33)]
+
+
+def test_a_long_header_does_not_push_the_newest_tokens_out():
+    context = torch.arange(33)[None]
+    assert slide(context, 30, 32)[0].tolist() == [*range(8), *range(25, 33)]

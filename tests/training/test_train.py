@@ -16,6 +16,7 @@ from backend.errors import CheckpointError, ConfigError, DataError
 from backend.models import checkpoint
 from backend.training import train
 from backend.training.log import read_metrics, read_status
+from tests.training.conftest import TINY
 
 
 def weights(run):
@@ -148,13 +149,39 @@ def test_scratch_never_overwrites_a_run_unasked(corpus, tiny):
     assert json.loads((corpus / "out/tiny/config.json").read_text())["seed"] == 3
 
 
-def test_overwrite_deletes_no_folder_that_is_no_run(corpus, tiny):
+@pytest.mark.parametrize("beside", ["notes.txt", "config.json"])
+def test_overwrite_deletes_no_folder_that_is_no_run(corpus, tiny, beside):
     precious = corpus / "out/tiny/holiday.jpg"
     precious.parent.mkdir(parents=True)
     precious.write_bytes(b"x")
+    (precious.parent / beside).write_text("{}")
     with pytest.raises(ConfigError, match="no run folder"):
         train.main(tiny(overwrite=True))
     assert precious.is_file()
+
+
+def test_a_run_folder_may_be_a_symbolic_link(corpus, tiny):
+    (corpus / "big disk").mkdir()
+    (corpus / "out").mkdir()
+    (corpus / "out/tiny").symlink_to(corpus / "big disk")
+    train.main(tiny(max_iters=4))
+    train.main(tiny(max_iters=4, overwrite=True))
+    assert (corpus / "big disk/train.manifest.json").is_file()
+
+
+def test_the_machine_is_no_part_of_the_experiment(corpus, tiny):
+    train.main(tiny(init_from="auto"))
+    other = tiny(init_from="auto", dtype="float32", memory_gb=3.0, batch_size=2, threads=1)
+    assert train.main(other).skipped
+
+
+def test_the_settings_of_a_run_are_saved_with_where_each_came_from(corpus):
+    argv = [f"--{k}={v}" for k, v in TINY.items()]
+    train.main(load(TrainConfig, [*argv, "--max_iters=2", "--warmup_iters=1"]))
+    saved = json.loads((corpus / "out/tiny/config.json").read_text())
+    assert saved["max_iters"] == 2
+    assert saved["origins"]["max_iters"] == "command line"
+    assert "weight_decay" not in saved["origins"]
 
 
 def test_a_new_run_can_start_from_the_weights_of_another(corpus, tiny):
@@ -201,12 +228,17 @@ def test_data_smaller_than_a_block_are_refused_with_a_smaller_block(corpus, tiny
         train.main(tiny(block_size=4096, tokens_per_step=8192))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_is_never_best(corpus, tiny):
-    with pytest.raises(ConfigError, match=r"(?s)nan.*--learning_rate="):
-        train.main(tiny(learning_rate=1e12, min_lr=1e12, grad_clip=0.0, warmup_iters=0))
+@pytest.mark.parametrize("eval_interval", [1, 4])
+def test_a_loss_that_is_no_number_stops_the_run_and_is_never_best(corpus, tiny, eval_interval):
+    wild = dict(learning_rate=1e30, min_lr=1e30, grad_clip=0.0, warmup_iters=0)
+    with pytest.raises(ConfigError, match=r"(?s)loss became (nan|inf).*step 0, the best, is kept"):
+        train.main(tiny(**wild, eval_interval=eval_interval))
     run = corpus / "out/tiny"
     assert read_status(run)["state"] == "failed"
-    assert torch.isfinite(weights(run)["transformer.wte.weight"]).all()
+    best = checkpoint.load_model(checkpoint.find(run, "best"))
+    assert all(torch.isfinite(weight).all() for weight in best.parameters())
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_eval_only_evaluates_the_named_run_and_writes_nothing(corpus, tiny, capsys):
@@ -216,6 +248,9 @@ def test_eval_only_evaluates_the_named_run_and_writes_nothing(corpus, tiny, caps
     summary = train.main(tiny(init_from="out/tiny", eval_only=True))
     best = min(row["bpc"] for row in rows(corpus / "out/tiny") if row["split"] == "val")
     assert summary.counts["bits per character"] == f"{best:.4f}"
+    for init_from in ("resume", "auto"):  # whatever else differs, nothing is moved or trained
+        summary = train.main(tiny(init_from=init_from, eval_only=True, max_iters=99))
+        assert float(summary.counts["bits per character"]) < 4.5
     assert sorted((p, p.stat().st_mtime_ns) for p in (corpus / "out").rglob("*")) == before
 
 
@@ -281,9 +316,7 @@ def test_several_processes_are_refused_rather_than_run_over_each_other(monkeypat
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_program_saves_and_the_same_command_goes_on(corpus, number, code):
-    from tests.training.conftest import TINY
-
+def test_a_signal_to_the_program_saves_and_a_resume_goes_on(corpus, number, code):
     settings = TINY | dict(max_iters=100_000, eval_interval=50_000)
     command = [sys.executable, "-m", "backend.training.train",
                *(f"--{k}={v}" for k, v in settings.items())]  # fmt: skip
@@ -291,6 +324,8 @@ def test_a_signal_to_the_program_saves_and_the_same_command_goes_on(corpus, numb
         for line in child.stdout:
             if line.startswith("step     20/"):
                 child.send_signal(number)
+                if number == signal.SIGTERM:
+                    child.send_signal(number)  # service managers and parents repeat it
                 break
         began = time.monotonic()
         rest, _ = child.communicate(timeout=30)
