@@ -4,6 +4,7 @@ lyrics crawl --source=demo          is  python -m backend.scrapers.crawl --sourc
 """
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -28,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in PROGRAMS:
         asked_for_help = argv[:1] in (["--help"], ["-h"])
+        if argv and not asked_for_help:
+            near = difflib.get_close_matches(argv[0], PROGRAMS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            print(f"error: no verb {argv[0]!r}{hint}", file=sys.stderr)
         lines = [
             f"  {verb:<10}{about(module).splitlines()[0]}" for verb, (module, _) in PROGRAMS.items()
         ]

@@ -76,9 +76,11 @@ class Summary:
     notes: Sequence[str] = ()
 
     def line(self) -> str:
-        """`clean     24 in, 22 out, 1 instrumental, 1 near duplicate   0.3 s   data/demo`."""
+        """`clean     24 in, 22 out, 1 duplicate, 1 instrumental   [0.3 s]   data/demo`."""
         flat = {k: v for k, v in self.counts.items() if not isinstance(v, dict)}
         flat |= self.counts.get("dropped", {})
+        if self.skipped:
+            flat.pop("new", None)  # it was, then
         counted = ", ".join(
             f"{v:,} {k}" if isinstance(v, int) else f"{k} {v}" for k, v in flat.items()
         )
@@ -100,7 +102,7 @@ class Stage:
     ) -> None:
         self.name, self.version, self.folder = name, version, folder
         self.settings = json.loads(json.dumps(dict(settings), default=str))
-        self.inputs = list(inputs)
+        self.inputs = {path: _stamp(path) for path in inputs}
         self.path = folder / f"{name}.manifest.json"
         self.started = time.monotonic()
 
@@ -128,8 +130,12 @@ class Stage:
             "stage": self.name,
             "stage_version": self.version,
             "settings": self.settings,
-            "inputs": {self._name(p): _identity(p) for p in self.inputs},
-            "outputs": {self._name(p): _identity(p) for p in outputs},
+            # as they were at the start: an input edited meanwhile makes this result an old one
+            "inputs": {
+                self._name(p): [*stamp, sha256(p) if _stamp(p) == stamp else "changed meanwhile"]
+                for p, stamp in self.inputs.items()
+            },
+            "outputs": {self._name(p): [*_stamp(p), sha256(p)] for p in outputs},
             "counts": counts,
             "seconds": seconds,
             "packages": packages(),
@@ -146,19 +152,22 @@ class Stage:
             return str(path.absolute())
 
     def _intact(self, name: str, identity: list[Any]) -> bool:
-        path = self.folder / name
+        # by name alone, as _name made it: through a symbolic link `..` would lead elsewhere
+        path = Path(os.path.normpath(self.folder.absolute() / name))
         if not path.is_file():
             return False
-        status = path.stat()
         size, mtime_ns, digest = identity
-        if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
+        if _stamp(path) == [size, mtime_ns]:
             return True
-        return bool(status.st_size == size and sha256(path) == digest)
+        return bool(path.stat().st_size == size and sha256(path) == digest)
 
 
-def _identity(path: Path) -> list[Any]:
+def _stamp(path: Path) -> list[int]:
+    """Size and time; zeros for what is not there, which its reader will say."""
+    if not path.is_file():
+        return [0, 0]
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, sha256(path)]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def packages() -> dict[str, str]:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -241,3 +242,24 @@ def test_a_summary_line_shows_counts_drops_and_folder(tmp_path):
     line = Summary("clean", tmp_path, counts, seconds=1.26).line()
     for part in ("clean", "1,024 in", "1,000 out", "24 duplicate", "1.3 s", str(tmp_path)):
         assert part in line
+
+
+def test_an_input_edited_while_the_stage_ran_is_new_work(tmp_path):
+    source, result = tmp_path / "in", tmp_path / "out"
+    source.write_text("old")
+    stage = Stage("s", 1, tmp_path, settings={}, inputs=[source])
+    result.write_text("made of old")
+    source.write_text("new!")
+    stage.finish([result], {})
+    assert Stage("s", 1, tmp_path, settings={}, inputs=[source]).unchanged() is None
+
+
+def test_a_folder_behind_a_symbolic_link_stays_unchanged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk/deep/er").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(tmp_path / "disk/deep/er")
+    (tmp_path / "in").write_text("x")
+    folder = Path("data")
+    (folder / "out").write_text("y")
+    Stage("s", 1, folder, settings={}, inputs=[Path("in")]).finish([folder / "out"], {})
+    assert Stage("s", 1, folder, settings={}, inputs=[Path("in")]).unchanged()

@@ -4,6 +4,7 @@
 that). No default is written anywhere else. Nothing here imports torch: `--help` is instant.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -91,6 +92,10 @@ class CrawlConfig(Settings):
             yield "source=files needs --path=DIR_OR_FILE"
         if self.path and "files" not in self.source:
             yield "path is read by --source=files only"
+        if self.source == ("files",) and (self.artists or self.artist_file):
+            yield "artists choose from a site; --source=files takes all songs under path"
+        if self.base_url and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.base_url):
+            yield f"base_url = {self.base_url!r} is no address such as http://127.0.0.1:8000/"
         if "darklyrics" in self.source and not (self.artists or self.artist_file or self.rebuild):
             yield 'darklyrics needs --artists "NAME" ... or --artist_file=FILE (demo needs neither)'
 

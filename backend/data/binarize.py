@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import pickle
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -47,7 +46,7 @@ def main(config: BinarizeConfig) -> Summary:
         text for song in read_songs(source) for text in (header(song.header_fields()), song.text)
     )
     notes: list[str] = []
-    side = _sides(source, config, notes)
+    split_by, sides = _sides(source, config, notes)
     writers: dict[str, SplitWriter] = {}
     outputs = [folder / f"{s}.{kind}" for s in ("train", "val") for kind in ("bin", "idx")]
     with ExitStack() as stack:  # the old bins stand until every new file is whole
@@ -57,7 +56,7 @@ def main(config: BinarizeConfig) -> Summary:
                 for kind in ("bin", "idx")
             )
             writers[name] = SplitWriter(bin_file, idx_file, tokenizer)
-        for name, song in side:
+        for name, song in sides:
             writers[name].add(
                 song,
                 training_header(song, config.seed)
@@ -86,7 +85,7 @@ def main(config: BinarizeConfig) -> Summary:
             "dtype": np.dtype(tokenizer.dtype).name,
             "eot": tokenizer.eot,
             "header": list(HEADER),
-            "split_by": "song",
+            "split_by": split_by,
             "val_fraction": config.val_fraction,
             "seed": config.seed,
             "source_sha256": sha256(source),
@@ -149,22 +148,26 @@ class SplitWriter:
 
 def _sides(
     source: Path, config: BinarizeConfig, notes: list[str]
-) -> Iterable[tuple[str, CleanSong]]:
-    """(train | val, song) in the order of data.json.
+) -> tuple[str, Iterable[tuple[str, CleanSong]]]:
+    """How it is split, and (train | val, song) in the order of data.json.
 
-    All versions of a song go to the side that a hash of their group's smallest id names.
+    All versions of a song go to one side.
     """
-    # A group is named by the smallest id it ever had, so that a better version of a song, kept in
-    # place of another, stays on its side.
-    groups = Counter(song.duplicate_group for song in read_songs(source))
-    n = groups.total()
+    # A group is held out only where the hash of every version says so. Then no song that was
+    # trained on is held out later: versions that join a group can only take it to training.
+    draws: dict[str, float] = {}
+    n = 0
+    for song in read_songs(source):
+        ids = {song.id, song.duplicate_group, *song.versions}
+        worst = max(_draw(config.seed, key) for key in ids)
+        draws[song.duplicate_group] = max(worst, draws.get(song.duplicate_group, 0.0))
+        n += 1
     if n < FEW:
         notes.append(
             f"only {n} songs: the last {config.val_fraction:.0%} of the text is held out, "
             "cut inside a song; a split by song starts at 20"
         )
-        return _contiguous(source, config.val_fraction)
-    draws = {group: _draw(config.seed, group) for group in groups}
+        return "contiguous", _contiguous(source, config.val_fraction)
     held_out = {group for group, draw in draws.items() if draw < config.val_fraction}
     if not held_out:  # happens to small corpora: one in seven has none at 20 songs
         held_out = {min(draws, key=draws.__getitem__)}
@@ -174,7 +177,8 @@ def _sides(
             f"val_fraction = {config.val_fraction} leaves no song to train on",
             mend="--val_fraction=0.1",
         )
-    return (("val" if s.duplicate_group in held_out else "train", s) for s in read_songs(source))
+    songs = read_songs(source)
+    return "song", (("val" if s.duplicate_group in held_out else "train", s) for s in songs)
 
 
 def _draw(seed: int, key: str) -> float:

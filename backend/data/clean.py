@@ -12,7 +12,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from backend.config.loader import program
@@ -52,9 +52,9 @@ def spaces(text: str) -> str:
 
 
 CREDIT = re.compile(
-    r"^\[((all )?(lyrics|music|words)( (and|&) (lyrics|music|words))?"
-    r"( (are|were))?( (written|composed))?|(written|produced|recorded)( (and|&) \w+)?)"
-    r"( by\b|:)[^\]]*\]$",
+    r"^\[((all )?(lyrics|music|words)( (and|&) (lyrics|music|words))?( (are|were))?"
+    r"( (written|composed))?|(written|produced|recorded)( (and|&) \w+)?)"
+    r"(:| by (?-i:[^\W\d_a-z]))[^\]]*\]$",  # "by" and a name, not "music by the river"
     re.IGNORECASE,
 )
 
@@ -86,8 +86,8 @@ SECTIONS = (
     "Outro",
 )
 SECTION = {re.sub(r"[^a-z]", "", name.lower()): name for name in SECTIONS}
-# What follows the colon may be no name: [Chorus: x2], [Spoken: And then she said ...].
-NO_PERFORMER = re.compile(r"(x ?\d|\d+ ?x|repeat)|(\S+\s+){5}", re.IGNORECASE)
+# What follows the colon is a name if it looks like one: not in [Chorus: x2], [Outro: fade out].
+PERFORMER = re.compile(r"(?!Repeat|Twice|Thrice)[^\W\d_a-z]\S*(\s+\S+){0,7}(?<![?!,;:])$")
 HEADER = re.compile(r"^\[([^\[\]:\d]+?)\s*(\d+)?\s*(?::\s*([^\[\]]*))?\]$")
 
 
@@ -106,8 +106,10 @@ def _section(line: str) -> tuple[str, str] | None:
     """(normalised header, performer) of a section header alone on its line."""
     match = HEADER.match(line)
     name = SECTION.get(re.sub(r"[^a-z]", "", match[1].lower())) if match else None
-    if not match or not name or NO_PERFORMER.match(match[3] or ""):
+    if not match or not name or (match[3] and not PERFORMER.match(match[3])):
         return None
+    if match[3] and name == "Spoken":
+        return None  # [Spoken: Let there be light] is what is spoken
     return f"[{name} {match[2]}]" if match[2] else f"[{name}]", (match[3] or "").strip()
 
 
@@ -192,7 +194,8 @@ def main(config: CleanConfig) -> Summary:
         best = representative(members, titles, texts)
         for key in members:
             if key == best:
-                kept.append(_clean_song(raw[key], texts[key], group))
+                others = tuple(other for other in members if other != best)
+                kept.append(replace(_clean_song(raw[key], texts[key], group), versions=others))
             else:
                 dropped.append((f"duplicate of {best}", raw[key]))
 

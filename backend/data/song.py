@@ -1,14 +1,15 @@
 """Songs: the raw record, the clean record, their files, and the document a model reads.
 
-The only file that knows these formats (FORMATS in ARCHITECTURE.md):
+The only file that knows these formats:
 
-    raw songs    <data_dir>/raw/crawl.sqlite, table songs(id, json); else <source>/*.jsonl
+    raw songs    <data_dir>/raw/crawl.sqlite, table songs(id, json); else raw/<source>/*.jsonl
     data.json    a JSON array, one clean song per line: valid JSON, and streamable
     a document   <|endoftext|>, header, text
 """
 
 import hashlib
 import json
+import os
 import random
 import re
 import sqlite3
@@ -72,6 +73,7 @@ class CleanSong:
     url: str | None = None
     id: str = ""
     duplicate_group: str = ""
+    versions: tuple[str, ...] = ()
     performers: tuple[str, ...] = ()
 
     @classmethod
@@ -80,9 +82,10 @@ class CleanSong:
         known = {f.name for f in fields(cls)}
         row["text"].encode()  # a lone surrogate is JSON, and no text: ValueError
         values = {k: v for k, v in row.items() if k in known and v is not None}
-        values["performers"] = tuple(values.get("performers", ()))
+        for key in ("performers", "versions"):
+            values[key] = tuple(map(str, values.get(key, ())))
         values["id"] = values.get("id") or song_id("text", row["text"])
-        values["duplicate_group"] = values.get("duplicate_group") or values["id"]
+        values["duplicate_group"] = str(values.get("duplicate_group") or values["id"])
         return cls(**values)
 
     def header_fields(self) -> dict[str, str]:
@@ -141,13 +144,18 @@ def read_raw(data_dir: Path) -> Iterator[Song]:
         DataError: there are none, or a line is not a song.
     """
     files = raw_files(data_dir)
+    nothing = DataError(
+        f"no songs in {data_dir / 'raw'}",
+        mend=f'python -m backend.scrapers.crawl --artists "NAME" --data_dir={data_dir}',
+    )
     if not files:
-        raise DataError(
-            f"no songs in {data_dir / 'raw'}",
-            mend=f'python -m backend.scrapers.crawl --artists "NAME" --data_dir={data_dir}',
-        )
+        raise nothing
     if files[0].suffix == ".sqlite":
-        yield from _read_store(files[0])
+        n = 0
+        for n, song in enumerate(_read_store(files[0]), 1):  # noqa: B007 (n counts)
+            yield song
+        if n == 0:
+            raise nothing
         return
     songs = []
     for file in files:
@@ -163,14 +171,17 @@ def read_raw(data_dir: Path) -> Iterator[Song]:
 
 
 def _read_store(path: Path) -> Iterator[Song]:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies.
+    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
     try:
         for (line,) in db.execute("SELECT json FROM songs ORDER BY id"):
             yield Song.from_json(line)
     except sqlite3.DatabaseError as error:
         raise DataError(
             f"{path} is not a readable store: {error}",
-            mend="move it away and crawl again; the JSONL files beside it hold the songs",
+            mend="crawl once more, which repairs it; if that fails, move it away: the JSONL files "
+            "beside it hold the songs too",
         ) from error
     finally:
         db.close()
@@ -188,7 +199,7 @@ def write_songs(path: Path, songs: Iterable[CleanSong]) -> int:
     with atomic_write(path) as file:
         file.write("[")
         for song in songs:
-            row = asdict(song) | {"performers": list(song.performers)}
+            row = asdict(song)
             file.write(",\n" if n else "\n")
             file.write(json.dumps(row, ensure_ascii=False))
             n += 1
@@ -210,6 +221,7 @@ def read_songs(path: Path) -> Iterator[CleanSong]:
             mend=f"python -m backend.data.clean --data_dir={path.parent}",
         ) from None
     n = 0
+    again = f"python -m backend.data.clean --data_dir={path.parent} --force makes it again"
     with file:
         try:
             for row in _rows(file):
@@ -217,15 +229,15 @@ def read_songs(path: Path) -> Iterator[CleanSong]:
                     raise DataError(
                         f"{path}: song {n + 1} has no text",
                         why="a data.json is an array of objects with at least `text`",
-                        mend="python -m backend.data.clean --force makes it again",
+                        mend=again,
                     )
                 if row["text"].strip():
                     n += 1
                     yield CleanSong.from_dict(row)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise DataError(
                 f"{path} is not valid JSON: {error}",
-                mend="make it again with python -m backend.data.clean --force",
+                mend=again,
             ) from error
     if n == 0:
         raise DataError(

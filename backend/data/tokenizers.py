@@ -117,10 +117,10 @@ def load(path: Path) -> Tokenizer:
     except FileNotFoundError:
         raise DataError(
             f"no tokenizer.json in {path.parent}",
-            mend="python -m backend.data.binarize writes it beside the bins",
+            mend=f"python -m backend.data.binarize --data_dir={path.parent.parent}",
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not a tokenizer this project wrote: {error}",
-            mend="python -m backend.data.binarize --force makes it again",
+            mend=f"python -m backend.data.binarize --data_dir={path.parent.parent} --force",
         ) from error

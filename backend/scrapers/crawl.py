@@ -26,17 +26,18 @@ from tqdm import tqdm
 
 from backend.config.loader import program
 from backend.config.schema import CrawlConfig
-from backend.data.song import raw_path
+from backend.data.song import Song, raw_path
 from backend.errors import ConfigError, DataError, NetworkError, PageError
 from backend.scrapers import darklyrics, demo_site
 from backend.scrapers.fetch import Blocked, Fetcher, Gone, Page
-from backend.scrapers.files import read_files
+from backend.scrapers.files import read_files, song_files
 from backend.scrapers.store import CrawlStore, State
 from backend.storage import Stage, Summary
 
 VERSION = 1
 DELAY_S = {"darklyrics": 3.0, "demo": 0.0}
 FAILURES_IN_A_ROW = 3  # then the host has trouble, and we leave it alone
+REFUSED_SHOWN = 5  # of a music folder there may be thousands
 
 
 @dataclass
@@ -65,6 +66,10 @@ def main(config: CrawlConfig) -> Summary:
         print(done.line())
         return done
 
+    if "darklyrics" in config.source and not (artists or config.rebuild):
+        raise ConfigError(f"artist_file {config.artist_file} names nobody", mend="one name a line")
+    if config.rebuild and not raw_path(data_dir).is_file():
+        raise DataError(f"no store in {data_dir / 'raw'}", mend="crawl first; rebuild needs one")
     rows: list[Row] = []
     with CrawlStore(raw_path(data_dir)) as store:
         try:
@@ -132,14 +137,7 @@ def _inputs(source: str, config: CrawlConfig) -> list[Path]:
     if source == "demo":
         return demo_site.songbook_files()
     if source == "files" and config.path:
-        path = Path(config.path)
-        return (
-            sorted(p for p in path.rglob("*") if p.is_file())
-            if path.is_dir()
-            else [path]
-            if path.is_file()
-            else []
-        )
+        return song_files(Path(config.path), folder(config))
     return []
 
 
@@ -166,10 +164,15 @@ def _crawl_site(
             refresh=config.refresh or source == "demo",
             max_songs=config.max_songs,
         )
+        if source != "demo":
+            print(
+                f"reading the index of {site}, one request every {delay_s:g} s or more", flush=True
+            )
         found = site_crawl.find(artists)
         rows = []
         with tqdm(total=len(found), unit=" artists", disable=None, desc=source) as bar:
             for link in found:
+                bar.set_postfix_str(link.name)
                 rows.append(site_crawl.artist(link))
                 bar.update()
         return rows
@@ -253,6 +256,8 @@ class SiteCrawl:
                 continue
             songs = songs[:left]
             row.new += self.store.put(page, songs, fetched=fetched)
+            if fetched and left is None:
+                self.store.forget(f"{page.url}#", songs)  # what a refreshed page no longer shows
             row.songs.update(song.kind for song in songs)
             self._failures = 0
             left = None if left is None else left - len(songs)
@@ -268,14 +273,14 @@ class SiteCrawl:
         try:
             links = parse(page.body, page.url)
         except PageError as error:
-            self.store.fail(url, "failed", str(error), page)
+            self.store.fail(url, "failed", error.what, page)
             raise
         if fetched:
             self.store.put(page, fetched=True)
         return links
 
     def _page(self, url: str) -> tuple[Page, bool]:
-        """The page and whether it was fetched now. Failed ones are fetched again."""
+        """The page and whether it was fetched now; one that could not be read is fetched again."""
         stored = self.store.page(url)
         if stored and not self.refresh and self.store.state(url) != "failed":
             return stored, False
@@ -289,6 +294,8 @@ class SiteCrawl:
         if state == "gone":
             return
         row.failed.append(error.what)
+        if isinstance(error, PageError):
+            return  # an odd page; the host is well
         self._failures += 1
         if isinstance(error, Blocked) or self._failures >= FAILURES_IN_A_ROW:
             raise NetworkError(
@@ -342,12 +349,13 @@ def nearest(name: str, links: Sequence[darklyrics.Link]) -> list[str]:
 
 def _crawl_files(config: CrawlConfig, store: CrawlStore) -> list[Row]:
     assert config.path is not None  # problems() saw to it
+    path = Path(config.path)
     rows: dict[str, Row] = {}
-    refused = 0
-    for path, found in read_files(Path(config.path)):
+    refused: list[str] = []
+    seen: list[Song] = []
+    for file, found in read_files(path, folder(config)):
         if isinstance(found, str):
-            print(f"  refused {path}: {found}")
-            refused += 1
+            refused.append(f"  refused {file}: {found}")
             continue
         for artist, songs in itertools.groupby(found, key=lambda song: song.artist or "unknown"):
             row = rows.setdefault(artist, Row(artist))
@@ -355,13 +363,17 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore) -> list[Row]:
             taken = list(itertools.islice(songs, left))
             row.new += store.put_songs(taken)
             row.songs.update(song.kind for song in taken)
+            seen += taken
     if refused:
-        print(f"  {refused} files refused")
+        print("\n".join(refused[:REFUSED_SHOWN]))
+        print(f"  {len(refused)} file{'s' * (len(refused) > 1)} refused")
     if not rows:
         raise DataError(
-            f"no songs in {config.path}" + (f"; {refused} files refused" if refused else ""),
+            f"no songs in {config.path}" + (f"; {len(refused)} files refused" if refused else ""),
             mend="one song per .txt file, or .json / .jsonl with text, song_name, artist_name",
         )
+    if config.max_songs is None and (gone := store.forget(path.resolve().as_uri(), seen)):
+        print(f"  {gone} song{'s' * (gone > 1)} forgotten, whose files are gone")
     return list(rows.values())
 
 

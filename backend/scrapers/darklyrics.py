@@ -9,12 +9,13 @@ error.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from bs4 import BeautifulSoup
-from bs4.element import PreformattedString, Tag
+from bs4.element import NavigableString, PreformattedString, Tag
 
 from backend.data.song import Kind, Song, song_id
 from backend.errors import PageError
@@ -92,9 +93,13 @@ def parse_album(html: bytes, url: str, *, source: str, fetched_at: str) -> list[
     artist = re.sub(r"\s+LYRICS$", "", _text(h1)) if h1 else None
     album, year = parse_heading(_text(h2)) if h2 else (None, None)
     songs = []
+    seen: Counter[str] = Counter()
     for head, text in _bodies(body):
         anchor = head.select_one("a[name]")
         number = str(anchor["name"]) if anchor else _number(head)
+        seen[number] += 1
+        if seen[number] > 1:  # a slip of the site; two songs must not share an id
+            number = f"{number}-{seen[number]}"
         title = re.sub(r"^\s*\d+\.\s*", "", _text(head))
         kind = _kind(text)
         songs.append(
@@ -135,11 +140,12 @@ def _bodies(body: Tag) -> Iterator[tuple[Tag, str]]:
     `<br>` ends a line; the line breaks of the source mean nothing. Walks all descendants, since an
     unclosed <i> takes every later song of the page inside itself.
     """
+    last = next((s for s in reversed(list(body.strings)) if s.strip()), None)
     head: Tag | None = None
     lines = [""]
     nodes = iter(body.descendants)
     for node in nodes:
-        if isinstance(node, Tag) and (node.name == "h3" or _is_chrome(node)):
+        if isinstance(node, Tag) and (node.name == "h3" or _is_chrome(node, last)):
             if head is not None:
                 yield head, "\n".join(lines).strip("\n")
             head, lines = (node if node.name == "h3" else None), [""]
@@ -155,10 +161,14 @@ def _bodies(body: Tag) -> Iterator[tuple[Tag, str]]:
         yield head, "\n".join(lines).strip("\n")
 
 
-def _is_chrome(node: Tag) -> bool:
-    """Credits, notes and the link back to the band, which follow the last song."""
-    credits = node.name == "div" and {"thanks", "note"} & set(node.get_attribute_list("class"))
-    return bool(credits) or (node.name == "a" and node.has_attr("href"))
+def _is_chrome(node: Tag, last: NavigableString | None) -> bool:
+    """Credits, notes and the link back to the band, which follow the last song.
+
+    Any other link stands in a song, and its words are sung. `last` is the last text of the page.
+    """
+    if node.name == "a" and node.has_attr("href"):
+        return _text(node).upper().endswith("LYRICS") or any(s is last for s in node.strings)
+    return node.name == "div" and bool({"thanks", "note"} & set(node.get_attribute_list("class")))
 
 
 def _kind(text: str) -> Kind:

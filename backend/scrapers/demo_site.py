@@ -19,6 +19,12 @@ from backend.errors import DataError
 
 SITE = "http://songbook.invalid/"
 SONGBOOK = Path(__file__).resolve().parents[2] / "assets" / "demo_songbook"
+# What stands around the songs on the real pages, and must never get into them.
+SEARCH = '<form class="search" action="/search">Browse by band name or enter band/album/song</form>'
+CHROME = (
+    '<div class="addthis_toolbox">Translate Email Print</div>\n'
+    '<div class="trdlg"><select><option>-Select Language-</option></select></div>\n'
+)
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "19"]
 
 
@@ -116,7 +122,8 @@ def _album(release: Release, site: str) -> str:
         for n, (title, text) in enumerate(release.songs, 1)
     )
     return _page(
-        f"{_e(release.artist)} LYRICS - &quot;{_e(release.title)}&quot; ({release.year})",
+        f"{_e(release.artist)} LYRICS - &quot;{_e(release.title)}&quot; "
+        f"({release.year}) {release.kind}",
         f'<h1>{back}</h1>\n<div class="albumlyrics">\n<h2>{release.kind}: "{_e(release.title)}" '
         f'({release.year})</h2>\n{tracks}<br /></div>\n<div class="lyrics">\n{bodies}\n<br />'
         f'<div class="thanks">{_e(release.artist)} — Everything<br />\nThanks to the founders for '
@@ -141,8 +148,10 @@ def _page(title: str, body: str) -> str:
         '"http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">\n<html><head>\n'
         f"<title>{title}</title>\n"
         '<meta http-equiv="Content-Type" content="text/html; charset=utf-8" />\n'
-        f'</head><body>\n<div id="main">\n{row}\n<div class="cntwrap"><div class="cont">\n{body}\n'
-        f'</div></div>\n{row}\n<div class="copyright">Public domain (CC0)</div>\n</div>\n'
+        '<meta name="robots" content="noarchive" />\n'
+        f'</head><body>\n<div id="main">\n{row}\n<div class="cntwrap">{SEARCH}<div class="cont">\n'
+        f"{CHROME}{body}\n{CHROME}</div>{SEARCH}</div>\n{row}\n"
+        '<div class="copyright">Public domain (CC0)</div>\n</div>\n'
         "</body></html>\n"
     )
 

@@ -25,6 +25,7 @@ WHOLE_PAGE_S = 120
 MAX_BODY = 10 * 2**20
 RETRIED = {408, 429, 500, 502, 503, 504, 522, 524}
 LONGEST_WAIT_S = 600
+TOLD_WAIT_S = 5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE_MARKS = (b'class="lyrics', b'class="album', b'class="artists', b'class="listrow')
 CHALLENGES = (b"just a moment...", b"cf-challenge", b"captcha", b"access denied")
@@ -72,7 +73,7 @@ class Fetcher:
         self.site, self.served_at, self.delay_s = site, served_at or site, delay_s
         self.retries, self.backoff_s, self.sleep = retries, backoff_s, sleep
         contact = os.environ.get("CRAWL_CONTACT", "personal use")
-        contact = contact.encode("ascii", "replace").decode()  # headers take no more
+        contact = " ".join(contact.encode("ascii", "replace").decode().split())  # a header's worth
         self.user_agent = f"lyrics-pipeline/{__version__} (+{contact})"
         self.session = requests.Session()
         self.session.headers["User-Agent"] = self.user_agent
@@ -108,6 +109,9 @@ class Fetcher:
             )
         robots = Protego.parse(page.body.decode("utf-8", "replace") if page.status == 200 else "")
         self.delay_s = max(self.delay_s, float(robots.crawl_delay(self.user_agent) or 0))
+        if self.delay_s > LONGEST_WAIT_S:
+            raise Blocked(f"{page.url} asks for {self.delay_s:,.0f} s between two requests")
+        self._next = max(self._next, time.monotonic() + self.delay_s)
         return robots
 
     def _checked(self, url: str, page: Page) -> Page:
@@ -149,6 +153,8 @@ class Fetcher:
                     f"{urlsplit(url).netloc} asks us to wait {wait / 60:.0f} minutes",
                     mend="run the same command after that",
                 )
+            if wait >= TOLD_WAIT_S:
+                print(f"waiting {wait:.0f} s for {urlsplit(url).netloc}", flush=True)
             self.sleep(wait)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -163,6 +169,8 @@ class Fetcher:
                 )
             try:
                 page = self._request(url)
+            except requests.RequestException:
+                raise
             except ValueError as error:  # requests reads Location itself, and trips over nonsense
                 raise NetworkError(f"{url} answers with headers that cannot be read") from error
             target = page.headers.get("location")
@@ -174,7 +182,7 @@ class Fetcher:
                 raise NetworkError(f"{page.url} leads to {target!r}, which is no address") from None
             if not url.startswith(self.site):
                 raise NetworkError(
-                    f"{page.url} leads to another host, {urlsplit(url).netloc}",
+                    f"{page.url} leads off the site, to {url}",
                     why="links to other hosts are not followed",
                 )
         raise NetworkError(f"{url} redirects in circles")
@@ -201,7 +209,9 @@ class Fetcher:
         return Page(url, response.status_code, headers, bytes(body), fetched_at)
 
     def _served(self, url: str) -> str:
-        """The site's own address -> where it is served."""
+        """The site's own address -> where it is served; robots.txt is always the host's."""
+        if url == urljoin(self.site, "/robots.txt"):
+            return urljoin(self.served_at, "/robots.txt")
         return self.served_at.rstrip("/") + "/" + url.removeprefix(self.site)
 
     def _own(self, address: str) -> str:
@@ -232,4 +242,5 @@ def retry_after_s(value: str | None, now: datetime) -> float:
 def _short(error: Exception) -> str:
     """The last part of a nested network error, which is the one that says something."""
     text = str(error)
-    return text.rsplit(": ", 1)[-1].strip("')\" ") or type(error).__name__
+    last = text.rsplit(": ", 1)[-1].strip("'\" ").removesuffix("))").removesuffix("')")
+    return last + ")" * (last.count("(") - last.count(")")) or type(error).__name__

@@ -1,8 +1,9 @@
 """People's own lyrics: text, JSON and JSON lines -> raw songs.
 
-songs/Robert Burns/Auld Lang Syne.txt      artist from the folder, title from the name
-songs/Robert Burns - Auld Lang Syne.txt    both from the name
-songs.json, songs.jsonl                    objects with text, song_name, artist_name
+songs/Robert Burns - Auld Lang Syne.txt     artist and title from the name
+songs/Robert Burns/Auld Lang Syne.txt       artist from the folder
+songs/Robert Burns/Songs/01 - Tam Glen.txt  artist and album from the folders, and a number
+songs.json, songs.jsonl                     objects with text, song_name, artist_name
 """
 
 import codecs
@@ -17,8 +18,25 @@ from backend.errors import DataError
 READ = (".txt", ".json", ".jsonl")
 
 
-def read_files(path: Path) -> Iterator[tuple[Path, list[Song] | str]]:
+def song_files(path: Path, output: Path | None = None) -> list[Path]:
+    """The files to read under `path`: no hidden ones, and nothing that we write ourselves."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    ours = output.resolve() if output else None
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and not (ours and file.resolve().is_relative_to(ours))
+    )
+
+
+def read_files(path: Path, output: Path | None = None) -> Iterator[tuple[Path, list[Song] | str]]:
     """Every file under `path` with its songs, or with the reason why it was refused.
+
+    Args:
+        output: the corpus folder, which may lie inside `path` and is no source.
 
     Raises:
         DataError: `path` is not there.
@@ -28,10 +46,7 @@ def read_files(path: Path) -> Iterator[tuple[Path, list[Song] | str]]:
             f"no such file or folder: {path}", mend="--path=DIR_OR_FILE with your lyrics"
         )
     root = path if path.is_dir() else path.parent
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        if any(part.startswith(".") for part in file.relative_to(root).parts):
-            continue
+    for file in song_files(path, output):
         if file.suffix.lower() not in READ:
             yield file, f"not one of {', '.join(READ)}"
             continue
@@ -43,12 +58,10 @@ def read_files(path: Path) -> Iterator[tuple[Path, list[Song] | str]]:
 
 def _songs(file: Path, root: Path) -> Iterator[Song]:
     text = decode(file.read_bytes())
-    name = file.relative_to(root).as_posix()
+    name = file.relative_to(root)
+    url = file.resolve().as_uri()
     if file.suffix.lower() == ".txt":
-        artist, dash, title = file.stem.partition(" - ")
-        if not dash:
-            artist, title = (file.parent.name if file.parent != root else ""), file.stem
-        yield _song(name, 0, {"artist_name": artist, "song_name": title, "text": text})
+        yield _song(name, url, 0, _from_name(name) | {"text": text})
         return
     rows: Any = (
         json.loads(text)
@@ -60,22 +73,38 @@ def _songs(file: Path, root: Path) -> Iterator[Song]:
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(_words(row), str):
             raise ValueError(f"entry {index + 1} has no text")
-        yield _song(name, index, row)
+        yield _song(name, url, index, row)
 
 
-def _song(name: str, index: int, row: dict[str, Any]) -> Song:
+def _from_name(name: Path) -> dict[str, Any]:
+    """Artist, album, number and title as folders and the file's name tell them."""
+    folders = name.parts[:-1]
+    left, dash, right = name.stem.partition(" - ")
+    if dash and not left.isdecimal():
+        return {"artist_name": left, "song_name": right}
+    return {
+        "artist_name": folders[0] if folders else "",
+        "album": folders[1] if len(folders) > 1 else "",
+        "track": int(left) if dash else None,
+        "song_name": right if dash else name.stem,
+    }
+
+
+def _song(name: Path, url: str, index: int, row: dict[str, Any]) -> Song:
     text = _words(row) or ""
     text.encode()  # a lone surrogate is JSON, and no text: ValueError
-    title = _scalar(row, "song_name", "title") or Path(name).stem
+    title = _scalar(row, "song_name", "title") or name.stem
     year = row.get("year")
     return Song(
-        id=song_id("files", f"{name}#{index}"),
+        id=song_id("files", f"{name.as_posix()}#{index}"),
         source="files",
+        url=url,
         title=title,
         kind="song" if text.strip() else "empty",
         artist=_scalar(row, "artist_name", "artist"),
         album=_scalar(row, "album"),
         year=year if type(year) is int else None,
+        track=row.get("track") if type(row.get("track")) is int else None,
         language=_scalar(row, "language"),
         lyrics=text.strip("\r\n") if text.strip() else None,
     )

@@ -95,6 +95,18 @@ class CrawlStore:
         with self._db:
             return sum(put_song(self._db, song) for song in songs)
 
+    def forget(self, address: str, keep: Iterable[Song]) -> int:
+        """Delete the songs under an address that are not in `keep`; returns how many."""
+        kept = {song.id for song in keep}
+        found = self._db.execute(
+            "SELECT id FROM songs WHERE substr(json_extract(json, '$.url'), 1, ?) = ?",
+            (len(address), address),
+        )
+        gone = [(key,) for (key,) in found if key not in kept]
+        with self._db:
+            self._db.executemany("DELETE FROM songs WHERE id = ?", gone)
+        return len(gone)
+
     def fail(self, url: str, state: State, reason: str, page: Page | None = None) -> None:
         """Remember why an address gave nothing; a page whose shape we do not know is kept."""
         with self._db:

@@ -564,7 +564,10 @@ def test_the_table_of_programs_is_shown_for_help_and_for_an_unknown_verb(capsys)
         assert f"  {verb} " in table
     for argv in ([], ["crwal"]):
         assert verbs.main(argv) == 2
-        assert capsys.readouterr() == ("", table)
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.endswith(table)
+    assert error.startswith("error: no verb 'crwal'; did you mean 'crawl'?")
 
 
 def test_a_verb_runs_its_program(tmp_path, capsys):

@@ -229,9 +229,8 @@ def test_equal_texts_without_ids_are_on_one_side(tmp_path, rows):
     assert len(texts(tmp_path, "train")) + len(texts(tmp_path, "val")) == 40
 
 
-def test_a_song_keeps_its_side_when_a_better_version_takes_its_place(tmp_path, rows):
-    # First only the live versions are known; then the studio versions arrive, with larger ids, and
-    # clean keeps those. The smallest id of the group is still that of the live one.
+def test_no_trained_song_is_held_out_when_a_better_version_takes_its_place(tmp_path, rows):
+    # First only the live versions are known; then the studio versions come, and clean keeps those
     live, studio = (
         [
             {"text": f"Ship {i}\n{kind}", "id": f"{kind} {i:03}", "duplicate_group": f"live {i:03}"}
@@ -243,7 +242,27 @@ def test_a_song_keeps_its_side_when_a_better_version_takes_its_place(tmp_path, r
     before = {text.split("\n")[0]: side for text, side in sides(tmp_path).items()}
     main(rows(tmp_path, studio), val_fraction=0.3)
     after = {text.split("\n")[0]: side for text, side in sides(tmp_path).items()}
-    assert after == before
+    assert {"train", "val"} == set(after.values())
+    assert all(after[ship] == "train" for ship, side in before.items() if side == "train")
+
+
+def test_groups_that_grow_together_go_to_the_training_side(tmp_path, rows):
+    alone = [{"text": f"Ship {i}", "id": f"{i:03}"} for i in range(80)]
+    main(rows(tmp_path, alone), val_fraction=0.4)
+    before = sides(tmp_path)
+    joined = [
+        {
+            "text": f"Ship {i}",
+            "id": f"{i:03}",
+            "duplicate_group": f"{i:03}",
+            "versions": [f"{i + 1:03}"],
+        }
+        for i in range(0, 80, 2)
+    ]
+    main(rows(tmp_path, joined), val_fraction=0.4)
+    for ship, side in sides(tmp_path).items():
+        pair = (before[ship], before[f"Ship {int(ship.split()[1]) + 1}"])
+        assert side == ("val" if pair == ("val", "val") else "train")
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -490,6 +490,7 @@ def test_songs_carry_what_the_source_said_of_them(tmp_path, raw):
         "url": "http://songbook.invalid/x#1",
         "id": "00ff",
         "duplicate_group": "00ff",
+        "versions": [],
         "performers": [],
     }
 
@@ -524,3 +525,13 @@ def test_without_raw_songs_the_crawl_command_is_named(tmp_path):
         main(tmp_path / "new")
     assert "python -m backend.scrapers.crawl" in error.value.mend
     assert not (tmp_path / "new" / "data.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[Spoken: Let there be light]", "[Chorus: x2]", "[Chorus: twice]", "[Chorus: 4 times]",
+     "[Outro: fade out]", "[Bridge: Why?]", "[Music by the river]", "[Words are all I have]"],
+)  # fmt: skip
+def test_what_is_no_name_is_not_taken_for_one(line):
+    assert clean_text(f"{line}\nsung") == f"{line}\nsung"
+    assert performers(line) == ()

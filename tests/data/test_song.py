@@ -186,7 +186,7 @@ def test_data_json_holds_the_fields_of_the_contract_and_loads_in_pandas(demo):
     assert list(frame.columns) == names
     assert set(names) == {
         *("text", "song_name", "artist_name", "album", "year", "language"),
-        *("source", "url", "id", "duplicate_group", "performers"),
+        *("source", "url", "id", "duplicate_group", "versions", "performers"),
     }
     assert list(frame["text"]) == [song.text for song in songs]
     assert list(frame["id"]) == [song.id for song in songs]
@@ -367,3 +367,23 @@ def test_a_training_header_is_made_of_lines_of_the_whole_header():
         lines = head.splitlines()
         assert head == "" or (head.endswith("\n\n") and lines[-1] == "")
         assert [line for line in whole if line in lines] == lines
+
+
+def test_a_store_with_the_journal_of_a_killed_crawl_is_read_and_repaired(tmp_path, raw, invented):
+    import subprocess
+    import sys
+
+    raw(tmp_path, invented(3))
+    store = tmp_path / "raw" / "crawl.sqlite"
+    script = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA cache_size = 1')\n"
+        "db.execute('BEGIN')\n"
+        "rows = [(str(i), 'x' * 5000) for i in range(200)]\n"
+        "db.executemany('INSERT INTO songs VALUES (?, ?)', rows)\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(store)], check=False)
+    assert store.with_name("crawl.sqlite-journal").stat().st_size
+    assert len(list(read_raw(tmp_path))) == 3

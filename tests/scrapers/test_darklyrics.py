@@ -488,3 +488,20 @@ def test_the_skeleton_search_page_is_neither_album_nor_letter(skeleton):
     for parse in (songs_of, lambda html: parse_letter(html, URL)):
         with pytest.raises(PageError):
             parse(html)
+
+
+def test_a_link_inside_a_song_keeps_its_words_and_what_follows():
+    body = '<h3><a name="1">1. A</a></h3>one<br />\nsee <a href="/x">here</a> for more<br />\nthree'
+    html = f'<html><body><div class="lyrics">{body}</div></body></html>'
+    (song,) = parse_album(html.encode(), URL, source="darklyrics", fetched_at="now")
+    assert song.lyrics == "one\nsee here for more\nthree"
+
+
+def test_two_songs_under_one_number_keep_their_own_ids():
+    body = (
+        '<h3><a name="1">1. A</a></h3><br />\none<br />\n<h3><a name="1">1. B</a></h3><br />\ntwo'
+    )
+    html = f'<html><body><div class="lyrics">{body}</div></body></html>'
+    songs = parse_album(html.encode(), URL, source="darklyrics", fetched_at="now")
+    assert [song.lyrics for song in songs] == ["one", "two"]
+    assert len({song.id for song in songs}) == 2

@@ -392,7 +392,7 @@ def test_a_redirect_within_the_site_is_followed(server, fetcher, status, target)
 )
 def test_a_redirect_to_another_host_is_refused(server, fetcher, target):
     server.answer("/a.html", status=302, headers={"Location": target})
-    with pytest.raises(NetworkError, match="leads to another host"):
+    with pytest.raises(NetworkError, match="leads off the site"):
         fetcher().get(URL)
     assert server.paths() == ["/a.html"]
 
@@ -416,3 +416,25 @@ def test_a_redirect_that_leads_nowhere_is_no_page(server, fetcher):
     server.answer("/a.html", "moved", status=302)
     with pytest.raises(NetworkError, match="answers 302"):
         fetcher().get(URL)
+
+
+def test_a_mirror_under_a_path_obeys_the_robots_of_its_host(server, fetcher):
+    server.answer("/robots.txt", b"User-agent: *\nDisallow: /")
+    server.answer("/mirror/a.html", POEM)
+    with pytest.raises(Blocked, match="does not allow"):
+        fetcher(served_at=server.address + "mirror/").get(URL)
+    assert server.paths() == []  # robots.txt aside
+
+
+def test_a_crawl_delay_holds_from_the_first_page_on(server, fetcher, waits):
+    server.answer("/robots.txt", b"User-agent: *\nCrawl-delay: 7")
+    server.answer("/a.html", POEM)
+    fetcher().get(URL)
+    assert sum(waits) >= 6.9
+
+
+def test_a_crawl_delay_of_hours_is_refused_not_slept(server, fetcher, waits):
+    server.answer("/robots.txt", b"User-agent: *\nCrawl-delay: 86400")
+    with pytest.raises(Blocked, match="between two requests"):
+        fetcher().get(URL)
+    assert sum(waits) < 60

@@ -302,3 +302,54 @@ def test_a_dump_with_odd_values_is_read_or_refused_never_a_crash(write, tmp_path
 )
 def test_songs_go_to_a_folder_named_after_their_source(how, where):
     assert folder(CrawlConfig(**how)).as_posix() == where
+
+
+def test_folders_name_artist_and_album_and_numbers_are_no_artists(tmp_path):
+    names = ["Opeth/01 - Song.txt", "Burns/Songs/02 - Tam Glen.txt", "Burns/Ae Fond Kiss.txt",
+             "Anon - Tide.txt", "Loose.txt"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("words\n")
+    songs = {s.title: s for _, found in read_files(tmp_path) for s in found}
+    assert {t: (s.artist, s.album, s.track) for t, s in songs.items()} == {
+        "Song": ("Opeth", None, 1),
+        "Tam Glen": ("Burns", "Songs", 2),
+        "Ae Fond Kiss": ("Burns", None, None),
+        "Tide": ("Anon", None, None),
+        "Loose": (None, None, None),
+    }
+
+
+def test_a_song_whose_file_is_gone_is_forgotten_and_other_folders_are_left_alone(tmp_path, capsys):
+    def crawl(folder):
+        return main(CrawlConfig(source=("files",), path=str(tmp_path / folder),
+                                data_dir=str(tmp_path / "data")))  # fmt: skip
+
+    for where, names in {"a": ("Tide", "Moon"), "b": ("Star",)}.items():
+        (tmp_path / where).mkdir()
+        for name in names:
+            (tmp_path / where / f"Anon - {name}.txt").write_text(f"{name}\n")
+    crawl("a"), crawl("b")
+    (tmp_path / "a/Anon - Tide.txt").unlink()
+    crawl("a")
+    assert "1 song forgotten" in capsys.readouterr().out
+    assert {song.title for song in read_raw(tmp_path / "data")} == {"Moon", "Star"}
+
+
+def test_the_corpus_inside_the_folder_of_lyrics_is_no_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Anon - Tide.txt").write_text("words\n")
+    config = CrawlConfig(source=("files",), path=".", data_dir="data/mine")
+    assert main(config).counts["songs"] == 1
+    (tmp_path / "data/mine/data.json").write_text('[{"text": "not a source"}]')
+    assert main(config).skipped
+
+
+def test_a_folder_full_of_music_does_not_flood_the_screen(tmp_path, capsys):
+    for n in range(40):
+        (tmp_path / f"{n}.mp3").write_bytes(b"ID3")
+    (tmp_path / "Anon - Tide.txt").write_text("words\n")
+    main(CrawlConfig(source=("files",), path=str(tmp_path), data_dir=str(tmp_path / "data")))
+    out = capsys.readouterr().out
+    assert "40 files refused" in out
+    assert len(out.splitlines()) < 12
