@@ -59,7 +59,7 @@ class Measured:
 
 
 def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
-    """Run a command with its children in a session of their own, and watch them.
+    """Run a command, and watch it and all that it starts.
 
     Raises:
         ConfigError: it failed; its last lines are in the message.
@@ -67,17 +67,26 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
     peak_kb = 0
     done = threading.Event()
 
-    def watch(group: int) -> None:
+    def watch(root: int) -> None:
         nonlocal peak_kb
         while not done.wait(0.25):
             try:
                 listing = subprocess.run(
-                    ["ps", "-A", "-o", "sess=,rss="], capture_output=True, text=True, check=True
+                    ["ps", "-A", "-o", "pid=,ppid=,rss="],
+                    capture_output=True,
+                    text=True,
+                    check=True,
                 )
             except (OSError, subprocess.CalledProcessError):
                 return
-            rows = (line.split() for line in listing.stdout.splitlines())
-            peak_kb = max(peak_kb, sum(int(rss) for session, rss in rows if session == str(group)))
+            rows = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
+            tree = {root}
+            for _ in rows:  # a parent may stand after its child
+                grown = tree | {pid for pid, parent, _ in rows if parent in tree}
+                if grown == tree:
+                    break
+                tree = grown
+            peak_kb = max(peak_kb, sum(rss for pid, _, rss in rows if pid in tree))
 
     began = time.monotonic()
     with subprocess.Popen(
