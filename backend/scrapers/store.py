@@ -155,4 +155,6 @@ class CrawlStore:
                 with atomic_write(path) as file:
                     file.write(text)
             paths.append(path)
+        for stale in set(self.path.parent.glob(f"*/*-{'[0-9a-f]' * 6}.jsonl")) - set(paths):
+            stale.unlink()  # of an artist without songs any more
         return paths

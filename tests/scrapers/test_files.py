@@ -334,6 +334,13 @@ def test_a_song_whose_file_is_gone_is_forgotten_and_other_folders_are_left_alone
     crawl("a")
     assert "1 song forgotten" in capsys.readouterr().out
     assert {song.title for song in read_raw(tmp_path / "data")} == {"Moon", "Star"}
+    (tmp_path / "a/Anon - Moon.txt").rename(tmp_path / "a/Someone - Moon.txt")
+    crawl("a")
+    views = sorted(path.name for path in (tmp_path / "data/raw/files").iterdir())
+    assert [name[:4] for name in views] == ["anon", "some"]
+    (tmp_path / "b/Anon - Star.txt").rename(tmp_path / "b/Someone - Star.txt")
+    crawl("b")
+    assert [p.name[:4] for p in (tmp_path / "data/raw/files").iterdir()] == ["some"]
 
 
 def test_the_corpus_inside_the_folder_of_lyrics_is_no_source(tmp_path, monkeypatch):
