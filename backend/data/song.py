@@ -144,19 +144,19 @@ def read_raw(data_dir: Path) -> Iterator[Song]:
         DataError: there are none, or a line is not a song.
     """
     files = raw_files(data_dir)
-    nothing = DataError(
-        f"no songs in {data_dir / 'raw'}",
-        mend=f'python -m backend.scrapers.crawl --artists "NAME" --data_dir={data_dir}',
-    )
-    if not files:
-        raise nothing
-    if files[0].suffix == ".sqlite":
-        n = 0
-        for n, song in enumerate(_read_store(files[0]), 1):  # noqa: B007 (n counts)
-            yield song
-        if n == 0:
-            raise nothing
-        return
+    in_store = files and files[0].suffix == ".sqlite"
+    songs = _read_store(files[0]) if in_store else iter(_read_views(files))
+    first = next(songs, None)
+    if first is None:
+        raise DataError(
+            f"no songs in {data_dir / 'raw'}",
+            mend=f'python -m backend.scrapers.crawl --artists "NAME" --data_dir={data_dir}',
+        )
+    yield first
+    yield from songs
+
+
+def _read_views(files: Iterable[Path]) -> list[Song]:
     songs = []
     for file in files:
         lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -167,7 +167,7 @@ def read_raw(data_dir: Path) -> Iterator[Song]:
                 raise DataError(
                     f"{file} line {number} is not a song: {error}", mend="delete or mend that line"
                 ) from error
-    yield from sorted(songs, key=lambda song: song.id)
+    return sorted(songs, key=lambda song: song.id)
 
 
 def _read_store(path: Path) -> Iterator[Song]:

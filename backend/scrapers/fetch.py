@@ -242,5 +242,5 @@ def retry_after_s(value: str | None, now: datetime) -> float:
 def _short(error: Exception) -> str:
     """The last part of a nested network error, which is the one that says something."""
     text = str(error)
-    last = text.rsplit(": ", 1)[-1].strip("'\" ").removesuffix("))").removesuffix("')")
+    last = re.sub(r"[\"')\s]+$", "", text.rsplit(": ", 1)[-1])
     return last + ")" * (last.count("(") - last.count(")")) or type(error).__name__
