@@ -169,7 +169,7 @@ def _sides(
         )
         return "contiguous", _contiguous(source, config.val_fraction)
     held_out = {group for group, draw in draws.items() if draw < config.val_fraction}
-    if not held_out:  # happens to small corpora: one in seven has none at 20 songs
+    if not held_out:  # happens to small corpora: one in eight has none at 20 songs
         held_out = {min(draws, key=draws.__getitem__)}
         notes.append("the hash held out no song, so the one nearest to it was taken")
     if len(held_out) == len(draws):
