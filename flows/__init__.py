@@ -8,6 +8,8 @@ import logging
 import os
 from pathlib import Path
 
+import backend  # noqa: F401 (its settings too come before everything heavy)
+
 for _key, _value in {
     # Its own folder: the database of somebody's other Prefect work is not ours to migrate.
     "PREFECT_HOME": str(Path(__file__).resolve().parents[1] / ".prefect"),
