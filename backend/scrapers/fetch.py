@@ -228,8 +228,8 @@ def retry_after_s(value: str | None, now: datetime) -> float:
     """
     if not value:
         return 0.0
-    if re.fullmatch(r"\s*[0-9]+\s*", value):
-        return float(value)
+    if number := re.fullmatch(r"\s*([0-9]+)\s*", value):
+        return float(number[1])
     try:
         then = parsedate_to_datetime(value)
         if then.tzinfo is None:
