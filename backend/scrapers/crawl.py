@@ -255,9 +255,7 @@ class SiteCrawl:
                 self._failed(row, album.url, error, page)
                 continue
             songs = songs[:left]
-            row.new += self.store.put(page, songs, fetched=fetched)
-            if fetched and left is None:
-                self.store.forget(f"{page.url}#", songs)  # what a refreshed page no longer shows
+            row.new += self.store.put(page, songs, fetched=fetched, whole=left is None)
             row.songs.update(song.kind for song in songs)
             self._failures = 0
             left = None if left is None else left - len(songs)

@@ -81,10 +81,20 @@ class CrawlStore:
         row = self._db.execute("SELECT state FROM urls WHERE url = ?", (url,)).fetchone()
         return row[0] if row else None
 
-    def put(self, page: Page, songs: Iterable[Song] = (), *, fetched: bool) -> int:
-        """A page and its songs in one transaction; returns how many songs are new or changed."""
+    def put(
+        self, page: Page, songs: Iterable[Song] = (), *, fetched: bool, whole: bool = True
+    ) -> int:
+        """A page and its songs in one transaction; returns how many songs are new or changed.
+
+        Args:
+            fetched: the page is new; what an older one had and it has not is forgotten.
+            whole: these are all songs of the page.
+        """
+        songs = list(songs)
         with self._db:
             if fetched:
+                if whole and self.state(page.url):  # seen before: it may have had other songs
+                    self._forget(page.url, songs)
                 self._keep(page)
             changed = sum(put_song(self._db, song) for song in songs)
             self._mark(page.url, "done", None)
@@ -96,16 +106,9 @@ class CrawlStore:
             return sum(put_song(self._db, song) for song in songs)
 
     def forget(self, address: str, keep: Iterable[Song]) -> int:
-        """Delete the songs under an address that are not in `keep`; returns how many."""
-        kept = {song.id for song in keep}
-        found = self._db.execute(
-            "SELECT id FROM songs WHERE substr(json_extract(json, '$.url'), 1, ?) = ?",
-            (len(address), address),
-        )
-        gone = [(key,) for (key,) in found if key not in kept]
+        """Delete the songs of a file, or under a folder, that are not in `keep`; says how many."""
         with self._db:
-            self._db.executemany("DELETE FROM songs WHERE id = ?", gone)
-        return len(gone)
+            return self._forget(address, keep)
 
     def fail(self, url: str, state: State, reason: str, page: Page | None = None) -> None:
         """Remember why an address gave nothing; a page whose shape we do not know is kept."""
@@ -113,6 +116,19 @@ class CrawlStore:
             if page is not None:
                 self._keep(page)
             self._mark(url, state, reason)
+
+    def _forget(self, address: str, keep: Iterable[Song]) -> int:
+        kept = {song.id for song in keep}
+        # The address itself, its fragments, and what lies under it: not a neighbour whose name
+        # begins alike, as songs2/ beside songs/ and a.jsonl beside a.json.
+        found = self._db.execute(
+            "SELECT id FROM (SELECT id, json_extract(json, '$.url') AS url FROM songs) "
+            "WHERE url = ?1 OR substr(url, 1, length(?1) + 1) IN (?1 || '#', ?1 || '/')",
+            (address,),
+        )
+        gone = [(key,) for (key,) in found if key not in kept]
+        self._db.executemany("DELETE FROM songs WHERE id = ?", gone)
+        return len(gone)
 
     def _keep(self, page: Page) -> None:
         self._db.execute(

@@ -579,3 +579,17 @@ def test_artists_are_no_choice_among_own_files_and_an_address_must_be_one():
     for address in ("localhost:9", "foo", "ftp://x/"):
         config = CrawlConfig(artists=("X",), base_url=address)
         assert any("base_url" in p for p in config.problems()), address
+
+
+def test_a_song_that_a_refreshed_page_no_longer_shows_is_forgotten(tmp_path, monkeypatch):
+    mine = tmp_path / "songbook"
+    shutil.copytree(SONGBOOK, mine)
+    monkeypatch.setattr(demo_site, "SONGBOOK", mine)
+    data = tmp_path / "data"
+    demo(data)
+    file = mine / "gravenwick" / "2011-the-bell-beneath-the-lake.txt"
+    words = file.read_text(encoding="utf-8")
+    file.write_text(words[: words.index("\n# 2.")], encoding="utf-8")
+    demo(data)
+    assert len(stored(data)) == 23
+    assert "The Smith of Hollin Fell" not in texts(data)

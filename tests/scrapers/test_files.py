@@ -343,6 +343,21 @@ def test_a_song_whose_file_is_gone_is_forgotten_and_other_folders_are_left_alone
     assert [p.name[:4] for p in (tmp_path / "data/raw/files").iterdir()] == ["some"]
 
 
+def test_neighbours_whose_names_begin_alike_are_not_forgotten(tmp_path):
+    def crawl(name):
+        main(CrawlConfig(source=("files",), path=str(tmp_path / name),
+                         data_dir=str(tmp_path / "data")))  # fmt: skip
+
+    for name in ("songs", "songs2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"Anon - {name}.txt").write_text("words\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "long"}')
+    (tmp_path / "a.json").write_text('[{"text": "short"}]')
+    for name in ("songs2", "songs", "a.jsonl", "a.json"):
+        crawl(name)
+    assert len(list(read_raw(tmp_path / "data"))) == 4
+
+
 def test_the_corpus_inside_the_folder_of_lyrics_is_no_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Anon - Tide.txt").write_text("words\n")
