@@ -19,6 +19,7 @@ PROGRAMS = {
     "binarize": ("backend.data.binarize", schema.BinarizeConfig),
     "train": ("backend.training.train", schema.TrainConfig),
     "sample": ("backend.training.sample", schema.SampleConfig),
+    "export": ("backend.training.export", schema.ExportConfig),
     "bench": ("backend.training.bench", schema.BenchConfig),
     "pipeline": ("flows.lyrics_pipeline", schema.PipelineConfig),
 }

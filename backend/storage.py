@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-PACKAGES = ("torch", "numpy", "tokenizers", "beautifulsoup4", "lxml")
+PACKAGES = ("lyrics-pipeline", "torch", "numpy", "tokenizers", "beautifulsoup4", "lxml")
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}-", dir=path.parent)
     try:
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes 0600, which shuts a group out
+        share(Path(name))
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
@@ -42,6 +42,11 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def share(path: Path) -> None:
+    """A file that mkstemp or safetensors made, 0600, for whom files are usually for."""
+    path.chmod(0o666 & ~_umask())
 
 
 @cache

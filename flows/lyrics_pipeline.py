@@ -112,7 +112,7 @@ def _start_server() -> None:
 def main(config: PipelineConfig) -> None:
     """Run the flow here and now."""
     parameters: dict[str, Any] = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in config.public().items()
+        k: list(v) if isinstance(v, tuple) else v for k, v in config.as_dict().items()
     }
     _start_server()
     lyrics_pipeline(**parameters)  # a Failed state raises its error here

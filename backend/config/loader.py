@@ -28,7 +28,15 @@ from backend.errors import ConfigError, Terminated, UserError
 S = TypeVar("S", bound=Settings)
 
 BACKEND = Path(__file__).resolve().parent.parent
-SPLIT_AT_COMMAS = {"source", "letters", "languages", "stages", "log_to", "only"}  # artists never
+SPLIT_AT_COMMAS = {
+    "source",
+    "letters",
+    "languages",
+    "stages",
+    "log_to",
+    "only",
+    "preset",
+}  # artists never
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -115,27 +123,41 @@ def load(config_type: type[S], argv: Sequence[str]) -> S:
     origins: dict[str, str] = {}
     problems: list[str] = []
 
-    def take(key: str, value: Any, origin: str) -> None:
-        values[key], origins[key] = value, origin
+    def take(given: dict[str, Any], origin: str) -> None:
+        """One file, or the command line: the later one wins over all that came before."""
+        for key, value in _expanded(config_type, given).items():
+            values[key], origins[key] = value, origin
 
     files, words = _split(argv, problems)
     for name in files:
         path = find_config(name)
+        given: dict[str, Any] = {}
         for key, value in _run(path).items():
             if key not in hints:
                 problems.append(f"{path.name}: {_unknown(key, hints)}")
                 continue
             try:
-                take(key, _coerce(value, hints[key]), path.name)
+                given[key] = _coerce(value, hints[key])
             except ValueError as error:
                 problems.append(f"{path.name}: {key} = {value!r}: {error}")
+        take(given, path.name)
+    given = {}
     for key, texts in _flags(words, hints, problems):
         try:
-            take(key, _parse(key, texts, hints[key]), "command line")
+            given[key] = _parse(key, texts, hints[key])
         except ValueError as error:
             problems.append(f"--{key}={' '.join(texts)}: {error}")
+    take(given, "command line")
 
     return _build(config_type, values, origins, problems)
+
+
+def _expanded(config_type: type[Settings], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, over what it is short for."""
+    short = {
+        k: v for key, value in given.items() for k, v in config_type.stands_for(key, value).items()
+    }
+    return short | dict(given)
 
 
 def from_values(config_type: type[S], values: Mapping[str, Any]) -> S:
@@ -155,6 +177,7 @@ def from_values(config_type: type[S], values: Mapping[str, Any]) -> S:
             good[key] = _coerce(value, hints[key])
         except ValueError as error:
             problems.append(f"{key}: {error}")
+    good = _expanded(config_type, good)
     return _build(config_type, good, dict.fromkeys(good, "parameter"), problems)
 
 
@@ -195,7 +218,7 @@ def find_config(name: str) -> Path:
     )
 
 
-NOT_RECIPES = {"__init__.py", "schema.py", "loader.py"}
+NOT_RECIPES = {"__init__.py", "schema.py", "loader.py", "kinds.py"}
 
 
 def fields_of(config_type: type[Settings]) -> dict[str, Any]:
@@ -206,7 +229,7 @@ def fields_of(config_type: type[Settings]) -> dict[str, Any]:
 
 def help_text(config_type: type[Settings], about: str) -> str:
     """`--help` from the schema: every key, its type, its default and its meaning, by group."""
-    hints, defaults = fields_of(config_type), config_type().public()
+    hints, defaults = fields_of(config_type), config_type().as_dict()
     lines = [about, "", "Keys (--key=value; - and _ are alike; a bare boolean is true):"]
     groups = [
         c for c in reversed(config_type.__mro__) if issubclass(c, Settings) and c is not Settings

@@ -6,8 +6,10 @@ that). No default is written anywhere else. Nothing here imports torch: `--help`
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self, TypeVar
+
+from backend.config import kinds
 
 P = TypeVar("P", bound="Settings")
 
@@ -19,7 +21,7 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Key -> config file, profile or command line. Filled by the loader; not a key."""
 
-    def public(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Every key and its value, ready for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
 
@@ -30,6 +32,11 @@ class Settings:
     def problems(self) -> Iterator[str]:
         """Impossible values, one sentence each."""
         yield from ()
+
+    @staticmethod
+    def stands_for(key: str, value: Any) -> Mapping[str, Any]:
+        """The values that one value is short for; others given beside it win."""
+        return {}
 
     def profile_file(self) -> str | None:
         """A hardware profile to lay under the other values, if one is named."""
@@ -135,8 +142,14 @@ class BinarizeConfig(Settings):
 
     data_dir: str = "data/darklyrics"
     """The corpus folder with data.json."""
-    tokenizer: Literal["char"] = "char"
-    """char: one token a character, nanoGPT's ids."""
+    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
+    """char: one token a character, nanoGPT's ids. gpt2: GPT-2's BPE, for finetuning its weights.
+    bpe: one trained on the songs to train on, see vocab_size."""
+    vocab_size: int = 4096
+    """Tokens of a trained BPE; its folder is bpe<vocab_size>."""
+    tokenizer_file: str | None = None
+    """Take this tokenizer.json, such as a run's, rather than making one: then the run's weights can
+    be finetuned on these songs. The folder is <kind>-<name of its folder>."""
     val_fraction: float = 0.1
     """Share of songs held out for validation, chosen by a hash of each song, so that a growing
     corpus keeps its split."""
@@ -146,6 +159,7 @@ class BinarizeConfig(Settings):
     """Do it again though inputs, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 257, "vocab_size")  # every byte, and the end of a text
         if not 0 < self.val_fraction < 1:
             yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
 
@@ -169,13 +183,54 @@ class ModelConfig(Settings):
     """Share of activations dropped in training; 0.1 to 0.3 for small corpora."""
     bias: bool = True
     """Biases in linear layers and layer norms, as GPT-2 has them."""
+    activation: Literal["gelu_tanh", "gelu", "relu2"] = "gelu_tanh"
+    """Between the two layers of an MLP. gelu_tanh: GPT-2's; gelu: the exact one, nanoGPT's; relu2:
+    squared ReLU (So et al., 2109.08668)."""
+    attn_type: str = "SM"
+    """Kind of attention: SM (softmax), GK (Gaussian kernel), GKpoly-<n> (its polynomial of degree
+    2^n), PA_gelu, PA_relu, PA_sigmoid, PA_square, PA_relu-square (pointwise)."""
+    attn_scale: Literal["none", "row", "row_sqrt", "norm", "T"] | None = None
+    """What attention weights are divided by: the number of visible tokens (row), its root
+    (row_sqrt), their sum (norm), the input's length (T, no KV cache), nothing (none). Not given:
+    row for PA, none for the others."""
+    position: Literal["learned", "rotary", "alibi"] = "learned"
+    """How a token knows its place. learned: GPT-2's table; rotary and alibi need none."""
+    qk_norm: bool = False
+    """Queries and keys brought to one length, which keeps scores small at high learning rates."""
+    tied_head: bool = True
+    """The head shares the token embedding, as in GPT-2; False: a matrix of its own."""
+    zero_init: bool = False
+    """The projections into the residual stream, and an untied head, start at zero."""
+    init: Literal["gpt2", "fan_in"] = "gpt2"
+    """Spread of the initial weights. gpt2: 0.02; fan_in: 1 / sqrt(3 inputs), the same 0.02 at width
+    768 and more for narrow models, which learn faster with it."""
+    logit_softcap: float | None = None
+    """Logits are held within this by a tanh (30 and 15 are usual); none is no cap."""
+    bigram: int = 0
+    """Rows of a table for pairs of neighbouring tokens, added to the embeddings at no cost in time;
+    where the pairs are more, they share rows by a hash. 0: no table."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "block_size", "n_layer", "n_head", "n_embd")
+        yield from _at_least(self, 0, "bigram")
         if self.n_head > 0 and self.n_embd % self.n_head:
             yield f"n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}"
+        elif self.position == "rotary" and self.n_head > 0 and self.n_embd // self.n_head % 2:
+            yield (
+                f"position = rotary turns pairs of channels, and a head of n_embd / n_head = "
+                f"{self.n_embd // self.n_head} is odd"
+            )
         if not 0 <= self.dropout < 1:
             yield f"dropout = {self.dropout} must be at least 0 and below 1"
+        if self.logit_softcap is not None and not self.logit_softcap > 0:
+            yield f"logit_softcap = {self.logit_softcap} must be above 0, or none"
+        yield from kinds.problems(self.attn_type, self.attn_scale, self.position)
+
+    def resolved(self) -> Self:
+        """The same with the default scale of its kind filled in, as a checkpoint states it."""
+        kind = kinds.kind_of(self.attn_type)
+        scale: Any = self.attn_scale or (kind.scales[0] if kind else None)
+        return replace(self, attn_scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +280,11 @@ class OptimConfig(Settings):
     """AdamW's second-moment decay; 0.99 for small batches."""
     grad_clip: float = 1.0
     """Gradient norm above which gradients are scaled down; 0 turns it off."""
+    lora_rank: int = 0
+    """Finetune by LoRA: only low-rank adapters beside the weights are trained, 16 is usual, so that
+    a large model fits a small machine. 0: all weights."""
+    lora_alpha: float | None = None
+    """Strength of the adapters, divided by the rank; none is twice the rank."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(
@@ -236,6 +296,8 @@ class OptimConfig(Settings):
             "warmup_iters",
             "weight_decay",
             "grad_clip",
+            "lora_rank",
+            "lora_alpha",
         )
         yield from _at_least(self, 1, "lr_decay_iters")
         if self.decay_lr:
@@ -292,8 +354,10 @@ class RunConfig(Settings):
     """The run folder."""
     init_from: str = "scratch"
     """scratch; resume (continue out_dir's run exactly); auto (resume an unfinished run with the
-    same settings, nothing for a finished one, else scratch); or the folder of another run, whose
-    weights start a new one at step 0."""
+    same settings, nothing for a finished one, else scratch); or whose weights start a new run at
+    step 0: gpt2, gpt2-medium, gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging
+    Face folder, nanoGPT's ckpt.pt; finetune is the old word for out_dir's own run, into
+    <out_dir>-finetune."""
     checkpoint: str = "best"
     """Which step of another run to start from: best, last or a step number."""
     overwrite: bool = False
@@ -325,9 +389,45 @@ class RunConfig(Settings):
         yield from _at_least(self, 0, "eval_iters", "sample_chars")
 
 
+Preset = Literal[
+    "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "xs", "xxs", "modern"
+]  # fmt: skip
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Radford et al. 2019, table 2; heads as in the released weights
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+    "xs": {"n_layer": 10, "n_head": 8, "n_embd": 512},
+    "xxs": {"n_layer": 4, "n_head": 4, "n_embd": 64},
+    # no size: the parts that were measured to pay (docs/benchmarks.md)
+    "modern": {
+        "position": "rotary",
+        "qk_norm": True,
+        "activation": "relu2",
+        "tied_head": False,
+        "zero_init": True,
+        "init": "fan_in",
+        "bias": False,
+        "logit_softcap": 15.0,
+        "bigram": 16_384,
+    },
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig, SystemConfig, OptimConfig, DataConfig, ModelConfig):
     """Everything `python -m backend.training.train` takes."""
+
+    preset: tuple[Preset, ...] = ()
+    """Sizes and parts of the model by name, several with commas: gpt2 (12 layers, 12 heads, 768
+    wide), gpt2-medium, gpt2-large, gpt2-xl, xs (10/8/512), xxs (4/4/64); modern is of no size but
+    rotary, qk_norm, relu2 and what else pays. Keys given beside it win."""
+
+    @staticmethod
+    def stands_for(key: str, value: Any) -> Mapping[str, Any]:
+        names = value if key == "preset" else ()
+        return {k: v for name in names for k, v in PRESETS[name].items()}
 
     def problems(self) -> Iterator[str]:
         for group in (ModelConfig, DataConfig, OptimConfig, SystemConfig, RunConfig):
@@ -348,7 +448,8 @@ class SampleConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run (nanoGPT's word); or a path: a run folder or one step folder."""
+    """resume reads out_dir's run (nanoGPT's word); or gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     start: str = ""
@@ -377,6 +478,34 @@ class SampleConfig(Settings):
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "num_samples", "max_new_tokens", "top_k")
         yield from _at_least(self, 0, "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """Export: a trained model -> a folder for Hugging Face, nanoGPT or this project"""
+
+    out_dir: str | None = None
+    """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
+    init_from: str = "resume"
+    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
+    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    checkpoint: str = "best"
+    """best, last or a step number."""
+    format: Literal["hf", "nanogpt", "safetensors"] = "hf"
+    """hf: a folder for transformers, with a model card. nanogpt: a ckpt.pt. safetensors: for this
+    project, every kind of attention included."""
+    export_dir: str | None = None
+    """Where to; none is <out_dir>/export-<format>."""
+    push_to_hub: str | None = None
+    """Send the Hugging Face folder there: you/name. Wants HF_TOKEN or `hf auth login`."""
+    public: bool = False
+    """Let everybody see it on the hub; else it is private."""
+
+    def problems(self) -> Iterator[str]:
+        if self.push_to_hub and self.format != "hf":
+            yield f"push_to_hub sends Hugging Face folders; format = {self.format}"
+        if self.public and not self.push_to_hub:
+            yield "public is about push_to_hub=you/name, which is not given"
 
 
 @dataclass(frozen=True, kw_only=True)

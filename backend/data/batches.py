@@ -37,6 +37,15 @@ class Bins:
     val: Split
     sha256: str  # of both streams and the vocabulary: what a checkpoint was trained on
 
+    def summary(self) -> dict[str, Any]:
+        """What a checkpoint says of its data: counts, never text."""
+        counts = {
+            name: {"songs": split.songs, "tokens": len(split.tokens), "characters": split.chars}
+            for name, split in (("train", self.train), ("val", self.val))
+        }
+        corpus = self.folder.absolute().parent.name
+        return {"corpus": corpus, "tokenizer": self.tokenizer.kind, **counts}
+
     def files(self) -> list[Path]:
         """What a manifest names as inputs."""
         names = ("train.bin", "val.bin", "train.idx", "val.idx", "tokenizer.json", "meta.json")

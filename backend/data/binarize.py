@@ -2,17 +2,16 @@
 
     python -m backend.data.binarize --data_dir=data/demo --tokenizer=char
 
-Reads <data_dir>/data.json. Writes <data_dir>/<tokenizer>/: train.bin and val.bin (headerless
-little-endian ids, uint16 where the vocabulary fits, so nanoGPT's own train.py reads them),
+Reads <data_dir>/data.json. Writes to <data_dir>/{char,gpt2,bpe4096}/ train.bin and val.bin
+(headerless little-endian ids, uint16 where the vocabulary fits: nanoGPT's own train.py reads them),
 train.idx and val.idx (uint64 pairs: document start, first token of its text), tokenizer.json,
-meta.json, and meta.pkl for nanoGPT.
+meta.json, and for characters meta.pkl, which nanoGPT reads.
 
 A document is <|endoftext|>, header, text; the stream ends with one more <|endoftext|>.
 """
 
 import hashlib
 import itertools
-import pickle
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -24,8 +23,9 @@ import numpy as np
 
 from backend.config.loader import program
 from backend.config.schema import BinarizeConfig
+from backend.data import tokenizers
 from backend.data.song import HEADER, CleanSong, header, read_songs, training_header
-from backend.data.tokenizers import END_OF_TEXT, UNKNOWN, CharTokenizer, Ids, Tokenizer
+from backend.data.tokenizers import Ids, Tokenizer
 from backend.errors import DataError
 from backend.storage import Stage, Summary, atomic_write, sha256, write_json
 
@@ -35,18 +35,28 @@ FEW = 20  # below this many songs a split by song leaves too little on one side
 
 def main(config: BinarizeConfig) -> Summary:
     source = Path(config.data_dir) / "data.json"
-    folder = Path(config.data_dir) / config.tokenizer
-    settings = {k: v for k, v in config.public().items() if k not in ("force", "data_dir")}
-    stage = Stage("binarize", VERSION, folder, settings=settings, inputs=[source])
+    given = Path(config.tokenizer_file) if config.tokenizer_file else None
+    tokenizer = tokenizers.load(given) if given else None
+    size = str(config.vocab_size) if config.tokenizer == "bpe" and not given else ""
+    name = f"{tokenizer.kind}-{given.absolute().parent.name}" if tokenizer and given else ""
+    folder = Path(config.data_dir) / (name or f"{config.tokenizer}{size}")
+    settings = {k: v for k, v in config.as_dict().items() if k not in ("force", "data_dir")}
+    settings["vocab_size"] = size
+    stage = Stage(
+        "binarize", VERSION, folder, settings=settings, inputs=[source, *([given] if given else [])]
+    )
     if not config.force and (done := stage.unchanged()):
         print(done.line())
         return done
 
-    tokenizer = CharTokenizer.train(
-        text for song in read_songs(source) for text in (header(song.header_fields()), song.text)
-    )
     notes: list[str] = []
     split_by, sides = _sides(source, config, notes)
+    if tokenizer is None:
+        # characters of all songs, so that validation has no unknown one; merges of training songs
+        learnt = (s for side, s in _sides(source, config, [])[1] if side == "train")
+        seen = read_songs(source) if config.tokenizer == "char" else learnt
+        texts = (text for song in seen for text in (header(song.header_fields()), song.text))
+        tokenizer = tokenizers.make(config.tokenizer, texts, config.vocab_size)
     writers: dict[str, SplitWriter] = {}
     outputs = [folder / f"{s}.{kind}" for s in ("train", "val") for kind in ("bin", "idx")]
     with ExitStack() as stack:  # the old bins stand until every new file is whole
@@ -67,14 +77,9 @@ def main(config: BinarizeConfig) -> Summary:
             writer.close()
         with atomic_write(folder / "tokenizer.json") as file:
             file.write(tokenizer.to_json())
-    with atomic_write(folder / "meta.pkl", "wb") as file:  # for nanoGPT; we never read a pickle
-        pairs = list(enumerate([*tokenizer.characters, END_OF_TEXT, UNKNOWN]))
-        names = {
-            "vocab_size": tokenizer.vocab_size,
-            "itos": dict(pairs),
-            "stoi": {c: i for i, c in pairs if len(c) == 1},
-        }
-        pickle.dump(names, file)
+    if tokenizer.kind == "char":
+        with atomic_write(folder / "meta.pkl", "wb") as file:
+            file.write(tokenizers.nanogpt_meta(tokenizer))
     write_json(
         folder / "meta.json",
         {
@@ -98,7 +103,8 @@ def main(config: BinarizeConfig) -> Summary:
         "tokens": writers["train"].tokens + writers["val"].tokens,
         "in the vocabulary": tokenizer.vocab_size,
     }
-    outputs += [folder / name for name in ("tokenizer.json", "meta.json", "meta.pkl")]
+    others = ["tokenizer.json", "meta.json"] + ["meta.pkl"] * (tokenizer.kind == "char")
+    outputs += [folder / name for name in others]
     summary = stage.finish(outputs, counts, notes)
     print("\n".join([summary.line(), *(f"  note: {note}" for note in notes)]))
     return summary

@@ -164,7 +164,7 @@ def main(config: CleanConfig) -> Summary:
     data_dir = Path(config.data_dir)
     folder = Path(config.save_dir) if config.save_dir else data_dir
     settings = {
-        k: v for k, v in config.public().items() if k not in ("force", "data_dir", "save_dir")
+        k: v for k, v in config.as_dict().items() if k not in ("force", "data_dir", "save_dir")
     }
     stage = Stage("clean", VERSION, folder, settings=settings, inputs=raw_files(data_dir))
     if not config.force and (done := stage.unchanged()):

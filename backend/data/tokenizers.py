@@ -1,12 +1,17 @@
 """Tokenizers: text <-> ids, saved whole as a Hugging Face `tokenizer.json`.
 
-Character level: code points sorted, ids 0..n-1 (nanoGPT's ids), then <|endoftext|> = n and
-<|unknown|> = n+1. The two specials are entries of the vocabulary that no text can produce: the
-literal string "<|endoftext|>" in lyrics is thirteen characters.
+char    code points sorted, ids 0..n-1 (nanoGPT's ids), then <|endoftext|> = n, <|unknown|> = n+1
+gpt2    GPT-2's byte-level BPE, 50,257 ids, <|endoftext|> = 50,256
+bpe     a byte-level BPE trained on the corpus, <|endoftext|> last
+
+The specials are entries of the vocabulary that no text can produce: the literal string
+"<|endoftext|>" in lyrics is thirteen characters, or the BPE tokens that spell it.
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -34,6 +39,8 @@ class Tokenizer(Protocol):
     def unseen(self, text: str) -> list[str]: ...
 
     def never_sampled(self) -> list[int]: ...
+
+    def vocabulary(self) -> dict[str, int]: ...
 
     def to_json(self) -> str: ...
 
@@ -92,6 +99,9 @@ class CharTokenizer:
         whole.decoder = decoders.Fuse()
         return whole.to_str(pretty=True)
 
+    def vocabulary(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate([*self.characters, END_OF_TEXT, UNKNOWN])}
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         vocabulary: dict[str, int] = json.loads(text)["model"]["vocab"]
@@ -105,6 +115,162 @@ class CharTokenizer:
         return cls(ordered[:-2])
 
 
+class ByteBPE:
+    """Byte-level BPE as GPT-2 has it: every text can be encoded, and decodes to itself."""
+
+    def __init__(self, whole: Any) -> None:
+        """whole: a `tokenizers.Tokenizer` with <|endoftext|>.
+
+        Raises:
+            ValueError: it has none.
+        """
+        whole.no_padding()
+        whole.no_truncation()
+        whole.encode_special_tokens = True  # the string <|endoftext|> in a song is a string
+        self.whole = whole
+        self.vocab_size = whole.get_vocab_size()
+        eot = whole.token_to_id(END_OF_TEXT)
+        if eot is None:
+            raise ValueError(f"its vocabulary has no {END_OF_TEXT}")
+        self.eot = int(eot)
+        self.kind = "gpt2" if self.vocab_size == GPT2_SIZE else "bpe"
+        self.dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """The likeliest merges of the texts; a small corpus may give fewer than asked for."""
+        from tokenizers import Tokenizer as Whole
+        from tokenizers import models, pre_tokenizers, trainers
+
+        whole = _byte_level(Whole(models.BPE()))
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        whole.train_from_iterator(texts, trainer)
+        whole.add_special_tokens([END_OF_TEXT])
+        return cls(whole)
+
+    @classmethod
+    def gpt2(cls) -> Self:
+        """GPT-2's own, from tiktoken's files (downloaded once, or in TIKTOKEN_CACHE_DIR).
+
+        Raises:
+            DataError: they are not there and cannot be had.
+        """
+        from tiktoken_ext.openai_public import r50k_base
+        from tokenizers import Tokenizer as Whole
+        from tokenizers import models
+
+        try:
+            ranks: dict[bytes, int] = r50k_base()["mergeable_ranks"]
+        except (OSError, ValueError):  # requests' errors are OSErrors
+            raise DataError(
+                "GPT-2's vocabulary is not on this computer and cannot be downloaded",
+                mend="connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder that has "
+                "tiktoken's files; --tokenizer=char and bpe need no download",
+            ) from None
+        vocabulary = {_printable(token): rank for token, rank in ranks.items()}
+        merges = [
+            (_printable(a), _printable(b))
+            for token in sorted(ranks, key=ranks.__getitem__)
+            if len(token) > 1
+            for a, b in [_halves(token, ranks)]
+        ]
+        whole = _byte_level(Whole(models.BPE(vocab=vocabulary, merges=merges)))
+        whole.add_special_tokens([END_OF_TEXT])
+        return cls(whole)
+
+    def encode(self, text: str) -> Ids:
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+        return np.array(self.whole.encode(text, add_special_tokens=False).ids, dtype=self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Specials become their names; half a character becomes U+FFFD."""
+        return str(self.whole.decode(list(map(int, ids)), skip_special_tokens=False))
+
+    def unseen(self, text: str) -> list[str]:
+        return []  # bytes spell everything
+
+    def never_sampled(self) -> list[int]:
+        return []
+
+    def vocabulary(self) -> dict[str, int]:
+        return dict(self.whole.get_vocab(with_added_tokens=True))
+
+    def to_json(self) -> str:
+        self.whole.encode_special_tokens = False  # others decide that for themselves
+        text = str(self.whole.to_str(pretty=True))
+        self.whole.encode_special_tokens = True
+        return text
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        from tokenizers import Tokenizer as Whole
+
+        try:
+            return cls(Whole.from_str(text))
+        except ValueError:
+            raise
+        except Exception as error:  # noqa: BLE001  the library raises bare Exceptions
+            raise ValueError(str(error)) from error
+
+
+GPT2_SIZE = 50_257
+
+
+def _byte_level(whole: Any) -> Any:
+    from tokenizers import decoders, pre_tokenizers
+
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole.decoder = decoders.ByteLevel()
+    return whole
+
+
+_SHOWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes with a glyph
+_HIDDEN = [b for b in range(256) if b not in _SHOWN]
+_GLYPHS = {b: chr(b) for b in _SHOWN} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
+
+
+def _printable(token: bytes) -> str:
+    """Bytes as GPT-2's files write them: a character for every byte, none of them white space."""
+    return "".join(_GLYPHS[b] for b in token)
+
+
+def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two tokens that merge into this one: what all earlier merges leave of it."""
+    parts = [bytes([b]) for b in token]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
+        i = pairs.index(min(pairs))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts[0], parts[1]
+
+
+def make(kind: str, texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of this kind for these texts; `texts` is not read where it is GPT-2's.
+
+    Args:
+        vocab_size: of a trained BPE.
+    """
+    if kind == "char":
+        return CharTokenizer.train(texts)
+    return ByteBPE.gpt2() if kind == "gpt2" else ByteBPE.train(texts, vocab_size)
+
+
+def nanogpt_meta(tokenizer: Tokenizer) -> bytes:
+    """meta.pkl as nanoGPT reads it; we never read a pickle."""
+    names = sorted(tokenizer.vocabulary().items(), key=lambda pair: pair[1])
+    return pickle.dumps(
+        {
+            "vocab_size": tokenizer.vocab_size,
+            "itos": {i: name for name, i in names},
+            "stoi": {name: i for name, i in names if len(name) == 1},
+        }
+    )
+
+
 def load(path: Path) -> Tokenizer:
     """The tokenizer in a `tokenizer.json`.
 
@@ -113,7 +279,8 @@ def load(path: Path) -> Tokenizer:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return CharTokenizer.from_json(text)
+        is_bpe = json.loads(text)["model"]["type"] == "BPE"
+        return (ByteBPE if is_bpe else CharTokenizer).from_json(text)
     except FileNotFoundError:
         raise DataError(
             f"no tokenizer.json in {path.parent}",

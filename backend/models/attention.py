@@ -1,18 +1,27 @@
-"""Causal self-attention, and the cache that makes generation linear.
+"""Causal self-attention of every kind, positions, and the cache that makes generation linear.
 
-Letters: B batch, T new tokens, S all visible tokens (cached and new), C channels, nh heads, hs head
-size.
+    x ─ c_attn ─ q, k, v ─ [qk norm ─ rotate] ─ cache ─ weigh and sum the v ─ c_proj ─ x
 
-`manual` is the readable definition and the oracle of the tests; `sdpa` computes the same faster.
+A kind (`attn_type`, `attn_scale`: config/kinds.py) is what the weights are; `by_blocks` is their
+definition and works for all of them. Where the weights are a softmax, PyTorch's fused kernel (SDPA)
+computes the same and is taken where it is the faster one.
+
+Letters: B batch, T new tokens (queries), S all visible tokens (cached and new), C channels, nh
+heads, hs head size.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from backend.config import kinds
 from backend.config.schema import ModelConfig
+
+QUERIES = 256  # queries of one block: a block never looks at keys that none of it sees
 
 
 class KVCache:
@@ -28,6 +37,7 @@ class KVCache:
         )
         self.k, self.v = like.new_empty(shape), like.new_empty(shape)  # (L, B, nh, block_size, hs)
         self.length = 0
+        self.last: torch.Tensor | None = None  # (B, 1) the newest id, for pairs of tokens
 
     def append(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
@@ -38,56 +48,290 @@ class KVCache:
         self.v[layer, :, :, self.length : end] = v
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
+    def advance(self, idx: torch.Tensor) -> None:
+        """All layers have stored the tokens idx (B, T)."""
+        self.length += idx.size(1)
+        self.last = idx[:, -1:]
+
+    def clear(self) -> None:
+        self.length, self.last = 0, None
+
 
 class CausalSelfAttention(nn.Module):
     """Multi-head attention with GPT-2's parameter names."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.layer, self.n_head, self.p = layer, config.n_head, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
+        self.norm: Callable[[torch.Tensor], torch.Tensor] = _rms if config.qk_norm else _same
+        self.position = POSITIONS[config.position](config)
+        softmax = config.attn_type == "SM" or (config.attn_type, config.attn_scale) == (
+            "GK",
+            "norm",
+        )
+        self.attend: Softmax | Kernel = Softmax(config) if softmax else Kernel(config)
 
     def forward(self, x: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
+        past = cache.length if cache else 0
+        q, k = (self.position.rotate(self.norm(a), past) for a in (q, k))
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, nh, S, hs)
-        y = attend_sdpa(q, k, v, self.dropout if self.training else 0.0)  # (B, nh, T, hs)
+        y = self.attend(q, k, v, self.position, self.p if self.training else 0.0)  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         out: torch.Tensor = self.resid_dropout(self.c_proj(y))
         return out  # (B, T, C)
 
 
-def attend_manual(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0
+# --- positions -----------------------------------------------------------------------------------
+
+
+class Learned(nn.Module):
+    """A table of positions added to the embeddings (`wpe`, in gpt.py): nothing to do here."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+    def rotate(self, x: torch.Tensor, past: int) -> torch.Tensor:
+        """Queries or keys x (B, nh, T, hs), of which the first stands at position `past`."""
+        return x
+
+    def bias(self, first: int, end: int, device: torch.device) -> torch.Tensor | None:
+        """What is added to the scores of the queries at first..end-1 (nh, end - first, end)."""
+        return None
+
+
+class Rotary(Learned):
+    """Rotary positions (Su et al., 2104.09864): pairs of channels turn by angles that grow with the
+    position, so that q k depends on the distance alone."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        half = config.n_embd // config.n_head // 2
+        speeds = 10_000.0 ** (-torch.arange(half) / half)
+        angles = torch.arange(config.block_size)[:, None] * speeds  # (block_size, hs / 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def rotate(self, x: torch.Tensor, past: int) -> torch.Tensor:
+        cos, sin = (t[past : past + x.size(2)] for t in (self.cos, self.sin))  # (T, hs / 2)
+        a, b = x.float().chunk(2, dim=-1)  # 2 x (B, nh, T, hs / 2)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+class Alibi(Learned):
+    """A penalty for distance, of another slope in every head (Press et al., 2108.12409)."""
+
+    slopes: torch.Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        power = 2 ** math.floor(math.log2(config.n_head))
+        slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+        between = [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * power, 2)]
+        slopes += between[: config.n_head - power]  # where the heads are no power of two
+        self.register_buffer("slopes", torch.tensor(slopes), persistent=False)  # (nh,)
+
+    def bias(self, first: int, end: int, device: torch.device) -> torch.Tensor | None:
+        at = torch.arange(end, device=device)
+        distance = (at[first:, None] - at).clamp(min=0)  # (end - first, end)
+        return -self.slopes[:, None, None] * distance
+
+
+POSITIONS = {"learned": Learned, "rotary": Rotary, "alibi": Alibi}
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+class Softmax(nn.Module):
+    """softmax(q k / sqrt(hs)); and the Gaussian kernel divided by its sum, which is a softmax too:
+    the query's own norm cancels in
+
+        exp(-|q - k|^2 / 2 sqrt(hs)) / sum  =  softmax((q k - |k|^2 / 2) / sqrt(hs))
+
+    so that the keys' norms ride along as two more channels.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = (config.n_embd // config.n_head) ** -0.5
+        self.extend = _carry_norms if config.attn_type == "GK" else _pair
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: Learned, dropout: float
+    ) -> torch.Tensor:
+        """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)"""
+        q, k = self.extend(q, k)
+        T, S = q.size(2), k.size(2)
+        # SDPA's bf16 backward on a CPU takes 1.2 to 4 times as long (docs/benchmarks.md)
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+            return by_blocks(q, k, v, self.weights, position, dropout)
+        bias = position.bias(S - T, S, q.device)
+        if bias is None and T in (1, S):  # one new token sees everything
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, is_causal=T > 1, scale=self.scale
+            )
+        # is_causal would align the mask to the first key, and here the last query sees the last key
+        mask = _mask(S - T, S, q)  # (T, S)
+        mask = mask if bias is None else mask + bias.to(q.dtype)  # (nh, T, S)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale
+        )
+
+    def weights(
+        self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, length: int
+    ) -> torch.Tensor:
+        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys."""
+        scores = (q * self.scale) @ k.transpose(2, 3) + _mask(k.size(2) - q.size(2), k.size(2), q)
+        scores = scores if bias is None else scores + bias.to(q.dtype)
+        weights: torch.Tensor = scores.softmax(dim=-1)
+        return weights
+
+
+class Kernel(nn.Module):
+    """The kinds without a softmax. Scores and weights in fp32 whatever the autocast: in bf16 the
+    squarings of GKpoly-8 are off by 0.39."""
+
+    outside: torch.Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = (config.n_embd // config.n_head) ** -0.5
+        self.gaussian = config.attn_type.startswith("GK")
+        n = kinds.squarings(config.attn_type)
+        self.kernel = partial(_polynomial, n=n) if n else KERNELS[config.attn_type]
+        self.divide = DIVIDE[str(config.attn_scale)]
+        self.least = -(2.0**n) if n else -math.inf  # below this the polynomial rises again
+        # [visible scores below it, visible scores]: counted, and clamped to it
+        self.register_buffer("outside", torch.zeros(2, dtype=torch.int64), persistent=False)
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: Learned, dropout: float
+    ) -> torch.Tensor:
+        """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)"""
+        return by_blocks(q, k, v, self.weights, position, dropout)
+
+    def weights(
+        self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, length: int
+    ) -> torch.Tensor:
+        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, in an input of
+        `length` tokens."""
+        T, S = q.size(2), k.size(2)
+        with torch.autocast(q.device.type, enabled=False):
+            q, k = q.float(), k.float()
+            scores = q @ k.transpose(2, 3)  # (B, nh, T, S)
+            if self.gaussian:
+                lengths = q.square().sum(3)[..., None] + k.square().sum(3)[:, :, None]
+                scores = scores - lengths / 2  # = -|q - k|^2 / 2
+            scores = scores * self.scale
+            scores = scores if bias is None else scores + bias
+            visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+            if self.least > -math.inf:
+                below = (scores.detach() < self.least) & visible
+                self.outside += torch.stack([below.sum(), visible.sum() * q.size(0) * q.size(1)])
+                scores = scores.clamp(min=self.least)
+            # masked after the kernel, with zero: minus infinity, on either side, ends in NaN
+            return self.divide(torch.where(visible, self.kernel(scores), 0.0), visible, length)
+
+
+def by_blocks(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    weights: Callable[..., torch.Tensor],
+    position: Learned,
+    dropout: float,
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(hs)) v with later tokens masked; the last query sees the last key.
+    """Weights times values, block by block of queries; the last query sees the last key.
+
+        keys      0 . . . . . . S
+        block 1   [w w]               what lies right of a block is never computed
+        block 2   [w w w w]
+        block 3   [w w w w w w]
 
     Args:
         q: (B, nh, T, hs)
         k, v: (B, nh, S, hs), S >= T
+        weights: of `Softmax` or `Kernel`
     Returns:
         (B, nh, T, hs)
     """
     T, S = q.size(2), k.size(2)
-    scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (B, nh, T, S)
-    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ v
+    parts = []
+    for start in range(0, T, QUERIES):
+        end = min(start + QUERIES, T)
+        first, seen = S - T + start, S - T + end
+        bias = position.bias(first, seen, q.device)
+        w = weights(q[:, :, start:end], k[:, :, :seen], bias, S)  # (B, nh, end - start, seen)
+        parts.append(F.dropout(w, dropout).to(v.dtype) @ v[:, :, :seen])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def attend_sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0
-) -> torch.Tensor:
-    """`attend_manual` by PyTorch's fused kernels."""
-    T, S = q.size(2), k.size(2)
-    if T == 1:  # one new token sees everything: no mask
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    if T == S:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    # subtle: is_causal aligns the mask to the first key, and here the last query sees the last key
-    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
+def _polynomial(scores: torch.Tensor, n: int) -> torch.Tensor:
+    """(1 + s / 2^n)^(2^n) by n squarings: exp(s) on [-2^n, 0], to 1e-3 for n = 8."""
+    x: torch.Tensor = 1 + scores / float(2**n)
+    for _ in range(n):
+        x = x.square()
+    return x
+
+
+KERNELS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "GK": torch.exp,
+    "PA_gelu": F.gelu,
+    "PA_relu": F.relu,
+    "PA_sigmoid": torch.sigmoid,
+    "PA_square": torch.square,
+    "PA_relu-square": lambda scores: F.relu(scores).square(),
+}
+
+
+def _seen(visible: torch.Tensor) -> torch.Tensor:
+    return visible.sum(dim=1, keepdim=True)  # (T, 1) tokens that each query sees
+
+
+# (weights (B, nh, T, S), visible (T, S), length of the input) -> weights
+DIVIDE: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
+    "none": lambda w, visible, length: w,
+    "row": lambda w, visible, length: w / _seen(visible),
+    "row_sqrt": lambda w, visible, length: w / _seen(visible).sqrt(),
+    # a row whose weights all underflow stays zero
+    "norm": lambda w, visible, length: w / w.sum(-1, keepdim=True).clamp(min=1e-30),
+    "T": lambda w, visible, length: w / length,
+}
+
+
+def _carry_norms(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """q' k' = q k - |k|^2 / 2. The norm takes two channels: in one, bf16 would round too much."""
+    half = k.float().square().sum(dim=3, keepdim=True) / 2  # (B, nh, S, 1)
+    high = half.to(k.dtype)
+    low = (half - high.float()).to(k.dtype)
+    ones = torch.ones_like(q[..., :1])
+    return torch.cat([q, ones, ones], dim=3), torch.cat([k, -high, -low], dim=3)
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _rms(x: torch.Tensor) -> torch.Tensor:
+    """Queries and keys to length sqrt(hs), without a gain (QK-norm, Henry et al., 2010.04245)."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def _pair(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return q, k
+
+
+def _mask(first: int, end: int, like: torch.Tensor) -> torch.Tensor:
+    """0 where a query at first..end-1 sees a key, else minus infinity: (end - first, end)."""
+    rows = torch.full((end - first, end), -torch.inf, dtype=like.dtype, device=like.device)
+    return rows.triu(first + 1)

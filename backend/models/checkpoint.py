@@ -1,24 +1,31 @@
-"""Checkpoints: the one file that knows their layout.
+"""Checkpoints: the one file that knows their layout, and the one loader of weights.
 
-    out/<run>/checkpoints/
-      index.json                 {last, best, best_val_bpc}; where it disagrees, the folders win
-      step_00002000/
-        model.safetensors  model.json          weights; shape, vocabulary, step
-        trainer.safetensors  trainer.json      optimizer, RNG; while among the last two
-        COMPLETE                               {file: [bytes, sha256]}, written last
+    out/<run>/
+      base/                        LoRA runs only: the weights that the adapters belong to
+      checkpoints/
+        index.json                 {last, best, best_val_bpc}; where it disagrees, the folders win
+        step_00002000/
+          model.safetensors  model.json          weights; shape, vocabulary, step
+          trainer.safetensors  trainer.json      optimizer, RNG; while among the last two
+          COMPLETE                               {file: [bytes, sha256]}, written last
 
-A step is written as .tmp-step_..., fsynced, and renamed; it is never changed afterwards (but for
-the trainer files, which go when two newer steps stand). Kept: best and the last two. No pickle
-anywhere.
+A LoRA step has adapter_model.safetensors and adapter_config.json, in peft's format, in place of
+model.safetensors. A step is written as .tmp-step_..., fsynced, and renamed; it is never changed
+afterwards (but for the trainer files, which go when two newer steps stand). Kept: best and the last
+two. No pickle anywhere.
+
+Weights come from a run folder, one step, an exported folder, a Hugging Face folder or hub id, or
+nanoGPT's ckpt.pt: `find` says which, `read` reads any of them.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -27,11 +34,14 @@ from safetensors.torch import load_file, save_file
 from backend.config.schema import ModelConfig
 from backend.data import tokenizers
 from backend.errors import CheckpointError
+from backend.models import huggingface, lora, nanogpt
 from backend.models.gpt import GPT
-from backend.storage import sha256, write_json
+from backend.models.weights import Weights
+from backend.storage import sha256, share, write_json
 
 FORMAT = 1
 KEPT = 2
+WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,15 +53,40 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A complete step folder."""
+class Source:
+    """Where weights come from: found, not yet read."""
 
-    folder: Path
-    step: int
+    path: Path  # a step or exported folder, a Hugging Face folder, a ckpt.pt
+    step: int = 0
+    kind: Literal["ours", "huggingface", "nanogpt"] = "ours"
+    name: str = ""  # as it was asked for, where the path says less
+
+    def __str__(self) -> str:
+        at = f", step {self.step}" if self.kind == "ours" else ""
+        return f"{self.run if self.is_step else self.name or self.path}{at}"
+
+    @property
+    def is_step(self) -> bool:
+        """A step within a run folder?"""
+        return self.kind == "ours" and self.path.parent.name == "checkpoints"
 
     @property
     def run(self) -> Path:
-        return self.folder.parent.parent
+        """The run folder; for weights from elsewhere, the one where their lyrics would go."""
+        if self.is_step:
+            return self.path.parent.parent
+        if (self.path.parent / "checkpoints").is_dir():
+            return self.path.parent  # an export within its run
+        return Path("out") / re.sub(r"[^\w.-]+", "-", self.name or self.path.stem).strip("-.")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the weights."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(
+            f for f in self.path.iterdir() if re.search(r"model.*\.(safetensors|bin)$", f.name)
+        )
 
 
 def save(
@@ -62,8 +97,9 @@ def save(
     run: Mapping[str, Any],
     trainer: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]],
     best: Best | None,
-) -> Step:
-    """Write a step atomically and let old ones go.
+) -> Source:
+    """Write a step atomically and let old ones go. Of a model with LoRA, the adapters; their base
+    must stand in <out_dir>/base (`save_weights`).
 
     Args:
         run: facts kept in model.json, such as the hash of the data.
@@ -72,37 +108,84 @@ def save(
     """
     folder = out_dir / "checkpoints" / f"step_{step:08d}"
     if (folder / "COMPLETE").is_file():
-        return Step(folder, step)  # this very step was saved before: never changed afterwards
-    temporary = folder.with_name(f".tmp-{folder.name}")
-    for half in folder.parent.glob(".tmp-step_*"):  # of a save that was killed
-        shutil.rmtree(half, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
-    write_json(
-        temporary / "model.json",
-        {
-            "format": FORMAT,
-            "step": step,
-            "vocab_size": model.vocab_size,
-            "model": model.config.public(),
-            **run,
-        },
-    )
+        return Source(folder, step)  # this very step was saved before: never changed afterwards
     tensors, values = trainer
-    values = {**values, "best": best and asdict(best)}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "trainer.safetensors")
-    write_json(temporary / "trainer.json", {"format": FORMAT, "step": step, **values})
+    values = {"format": FORMAT, "step": step, **values, "best": best and asdict(best)}
+    adapters = lora.adapters(model)
+    temporary = _begin(folder)
+    if adapters:
+        save_tensors(adapters, temporary / ADAPTER)
+        rank, alpha = lora.rank_and_alpha(model)
+        settings = lora.peft_config(rank, alpha, str(out_dir / "base"))
+        write_json(temporary / "adapter_config.json", settings)
+        run = {**run, "lora": {"rank": rank, "alpha": alpha}}
+    else:
+        save_tensors(model.weights(), temporary / WEIGHTS)
+    write_json(temporary / "model.json", _facts(model.config, model.vocab_size, step, run))
+    save_tensors(tensors, temporary / "trainer.safetensors")
+    write_json(temporary / "trainer.json", values)
+    _finish(temporary, folder)
+    write_index(out_dir, best)
+    return Source(folder, step)
+
+
+def save_weights(
+    folder: Path,
+    weights: Weights,
+    *,
+    step: int,
+    facts: Mapping[str, Any],
+    tokenizer: str | None = None,
+) -> None:
+    """Weights alone as a folder that `find` knows: the base of a LoRA run, or an export, with the
+    tokenizer's JSON."""
+    temporary = _begin(folder)
+    save_tensors(weights.tensors, temporary / WEIGHTS)
+    write_json(temporary / "model.json", _facts(weights.config, weights.vocab_size, step, facts))
+    if tokenizer is not None:
+        (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    _finish(temporary, folder)
+
+
+def save_base(out_dir: Path, source: Source, model: GPT) -> None:
+    """The frozen weights of a LoRA run, once, so that its steps need nothing from elsewhere."""
+    tensors = {k: v for k, v in model.weights().items() if not k.endswith(lora.OWN)}
+    weights = Weights(model.config, model.vocab_size, tensors)
+    save_weights(out_dir / "base", weights, step=0, facts={"from": str(source)})
+
+
+def _facts(
+    config: ModelConfig, vocab_size: int, step: int, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    shape = {"vocab_size": vocab_size, "model": config.as_dict()}
+    return {"format": FORMAT, "step": step, **shape, **more}
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """A safetensors file that transformers reads too."""
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    share(path)
+
+
+def _begin(folder: Path) -> Path:
+    """A fresh neighbour of `folder`, to be written whole and renamed."""
+    family = "step_*" if folder.name.startswith("step_") else folder.name
+    for half in folder.parent.glob(f".tmp-{family}"):  # of a save that was killed
+        shutil.rmtree(half, ignore_errors=True)
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def _finish(temporary: Path, folder: Path) -> None:
     files = sorted(temporary.iterdir())
     for file in files:
         _fsync(file)
     write_json(temporary / "COMPLETE", {f.name: [f.stat().st_size, sha256(f)] for f in files})
     _fsync(temporary)
-    shutil.rmtree(folder, ignore_errors=True)  # a step without COMPLETE: half of an older attempt
+    shutil.rmtree(folder, ignore_errors=True)  # without COMPLETE: half of an older attempt
     temporary.rename(folder)
     _fsync(folder.parent)
-    write_index(out_dir, best)
-    return Step(folder, step)
 
 
 def write_index(out_dir: Path, best: Best | None) -> None:
@@ -118,11 +201,11 @@ def write_index(out_dir: Path, best: Best | None) -> None:
     )
     for old in standing[:-KEPT]:
         if best is None or old.step != best.step:
-            (old.folder / "COMPLETE").unlink()  # first: half a step is none
-            shutil.rmtree(old.folder)
+            (old.path / "COMPLETE").unlink()  # first: half a step is none
+            shutil.rmtree(old.path)
         else:
             for name in ("trainer.safetensors", "trainer.json"):
-                (old.folder / name).unlink(missing_ok=True)
+                (old.path / name).unlink(missing_ok=True)
 
 
 def read_index(out_dir: Path) -> dict[str, Any]:
@@ -134,27 +217,43 @@ def read_index(out_dir: Path) -> dict[str, Any]:
     return index if isinstance(index, dict) else {}
 
 
-def steps(out_dir: Path) -> list[Step]:
+def steps(out_dir: Path) -> list[Source]:
     """The complete steps of a run, oldest first."""
-    found = (c.parent for c in (out_dir / "checkpoints").glob("step_*/COMPLETE"))
-    named = (f for f in found if f.name.removeprefix("step_").isdecimal())  # not step_1.bak
-    return sorted((Step(f, int(f.name.removeprefix("step_"))) for f in named), key=lambda s: s.step)
+    whole = (c.parent for c in (out_dir / "checkpoints").glob("step_*/COMPLETE"))
+    named = (f for f in whole if f.name.removeprefix("step_").isdecimal())  # not step_1.bak
+    found = (Source(f, int(f.name.removeprefix("step_"))) for f in named)
+    return sorted(found, key=lambda source: source.step)
 
 
-def find(path: Path, which: str = "best") -> Step:
-    """The step that `which` names (best, last, a number) in a run folder; or a step folder itself.
+def find(place: Path | str, which: str = "best") -> Source:
+    """Weights by any name: a run folder (and which step of it: best, last, a number), a step or
+    exported folder, a Hugging Face folder, nanoGPT's ckpt.pt or the folder it lies in, a hub id.
 
     Raises:
         CheckpointError: nothing there, or not that step.
     """
-    if (path / "COMPLETE").is_file() and path.name.startswith("step_"):
-        return Step(path, int(path.name.removeprefix("step_")))
-    standing = {s.step: s for s in steps(path)}
-    if not standing:
-        raise CheckpointError(
-            f"no checkpoint in {path}",
-            mend=f"python -m backend.training.train config/lyrics_cpu.py --out_dir={path}",
-        )
+    path = Path(place)
+    if path.is_file():
+        return Source(path, kind="nanogpt")
+    if (path / "COMPLETE").is_file():
+        return Source(path, int(_read_json(path / "model.json").get("step", 0)))
+    if standing := {s.step: s for s in steps(path)}:
+        return _which(path, which, standing)
+    if (path / "ckpt.pt").is_file():
+        return Source(path / "ckpt.pt", kind="nanogpt", name=path.name)
+    if not (path / "checkpoints").exists() and (path / "config.json").is_file():
+        return Source(path, kind="huggingface", name=path.name)
+    # a path that leads into an existing folder was meant as a path
+    is_path = path.exists() or path.is_absolute() or path.parts[:1] == ("out",)
+    if not is_path and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(place)):
+        return Source(huggingface.locate(str(place)), kind="huggingface", name=str(place))
+    raise CheckpointError(
+        f"no checkpoint in {path}",
+        mend=f"python -m backend.training.train config/lyrics_cpu.py --out_dir={path}",
+    )
+
+
+def _which(path: Path, which: str, standing: Mapping[int, Source]) -> Source:
     last = max(standing)
     if which == "last":
         return standing[last]
@@ -168,9 +267,17 @@ def find(path: Path, which: str = "best") -> Step:
     )
 
 
+def named(init_from: str, out_dir: str | None, which: str) -> Source:
+    """What a program that only reads is told: `init_from` where it names weights, else the run in
+    `out_dir`, else the newest run."""
+    if init_from != "resume":
+        return find(init_from, which)
+    return find(out_dir or newest_run(), which)
+
+
 def newest_run(root: Path = Path("out")) -> Path:
     """The run under `root` whose newest checkpoint is the newest of all."""
-    runs = [(s[-1].folder.stat().st_mtime, run) for run in root.glob("*") if (s := steps(run))]
+    runs = [(s[-1].path.stat().st_mtime, run) for run in root.glob("*") if (s := steps(run))]
     if not runs:
         raise CheckpointError(
             f"no run with a checkpoint under {root}/",
@@ -179,57 +286,143 @@ def newest_run(root: Path = Path("out")) -> Path:
     return max(runs)[1]
 
 
-def load_model(step: Step, device: torch.device | str = "cpu") -> GPT:
-    """The model of a step, in eval mode.
+def read(source: Source, *, merge: bool = True) -> Weights:
+    """The weights, whole.
+
+    Args:
+        merge: multiply LoRA adapters into them; False leaves the base.
+    Raises:
+        CheckpointError: damaged, of a newer format, or with tensors that do not fit the shape.
+    """
+    if source.kind == "huggingface":
+        return huggingface.read(source.path)
+    if source.kind == "nanogpt":
+        return nanogpt.read(source.path)[0]
+    facts = facts_of(source)
+    if "lora" in facts:
+        base = read(base_of(source))
+        if not merge:
+            return base
+        scale = facts["lora"]["alpha"] / facts["lora"]["rank"]
+        try:
+            tensors = lora.merged(base.tensors, load_adapters(source), scale)
+        except ValueError as error:
+            raise CheckpointError(f"{source.path} does not fit its base: {error}") from None
+        return Weights(base.config, base.vocab_size, tensors)
+    _verify(source, "model")
+    return Weights(*describe(source), _load_tensors(source.path / WEIGHTS))
+
+
+def describe(source: Source) -> tuple[ModelConfig, int]:
+    """(shape, vocabulary), without reading all the weights."""
+    if source.kind == "huggingface":
+        return huggingface.describe(source.path)
+    if source.kind == "nanogpt":
+        weights, _ = nanogpt.read(source.path)
+        return weights.config, weights.vocab_size
+    facts = facts_of(source)
+    try:
+        return ModelConfig(**facts["model"]).resolved(), int(facts["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source.path}/model.json is not whole: {error!r}") from error
+
+
+def facts_of(source: Source) -> dict[str, Any]:
+    """model.json of our own; empty for others."""
+    return _read_json(source.path / "model.json") if source.kind == "ours" else {}
+
+
+def base_of(source: Source) -> Source:
+    """The frozen weights of a LoRA step."""
+    folder = source.run / "base"
+    if not (folder / "COMPLETE").is_file():
+        raise CheckpointError(
+            f"{folder} is gone, and {source.path} holds only LoRA adapters of it",
+            mend="copy whole run folders, or export: python -m backend.training.export",
+        )
+    return Source(folder)
+
+
+def load_adapters(source: Source) -> dict[str, torch.Tensor]:
+    """The LoRA adapters of a step."""
+    _verify(source, "adapter")
+    return _load_tensors(source.path / ADAPTER)
+
+
+def load_model(source: Source, device: torch.device | str = "cpu") -> GPT:
+    """The model as it was saved, adapters merged, in eval mode.
 
     Raises:
-        CheckpointError: damaged, of a newer format, or with weights that do not fit its shape.
+        CheckpointError: as `read`.
     """
-    _verify(step, "model")
-    facts = _read_json(step.folder / "model.json")
-    try:
-        model = GPT(ModelConfig(**facts["model"]), facts["vocab_size"])
-        weights = load_file(step.folder / "model.safetensors")
-        weights["lm_head.weight"] = weights["transformer.wte.weight"]  # tied, stored once
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{step.folder} cannot be loaded: {error}", mend="--checkpoint=last, or another step"
-        ) from error
-    return model.to(device).eval()
+    return read(source).build().to(device).eval()
 
 
-def load_trainer(step: Step) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_trainer(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and values that continue the run exactly."""
-    if not (step.folder / "trainer.json").is_file():
+    if not (source.path / "trainer.json").is_file():
         raise CheckpointError(
-            f"{step.folder} has weights but no optimizer to resume with",
-            mend=f"--init_from={step.folder} starts a new run from its weights",
+            f"{source.path} has weights but no optimizer to resume with",
+            mend=f"--init_from={source.path} starts a new run from its weights",
         )
-    _verify(step, "trainer")
-    return load_file(step.folder / "trainer.safetensors"), _read_json(step.folder / "trainer.json")
+    _verify(source, "trainer")
+    tensors = _load_tensors(source.path / "trainer.safetensors")
+    return tensors, _read_json(source.path / "trainer.json")
 
 
-def load_tokenizer(step: Step) -> tokenizers.Tokenizer:
-    """The tokenizer that travels with the run."""
-    return tokenizers.load(step.run / "tokenizer.json")
+def load_tokenizer(source: Source) -> tokenizers.Tokenizer:
+    """The tokenizer that travels with the weights. GPT-2's is known by its size where there is no
+    file.
+
+    Raises:
+        CheckpointError: none to be found.
+    """
+    file = tokenizer_file(source)
+    if not file.is_file() and describe(source)[1] == tokenizers.GPT2_SIZE:
+        return tokenizers.ByteBPE.gpt2()
+    if not file.is_file() and source.kind != "ours":
+        raise CheckpointError(
+            f"{source} has no tokenizer: its ids mean nothing without one",
+            mend=f"put the tokenizer.json of its data at {file} "
+            "(python -m backend.data.binarize writes one)",
+        )
+    return tokenizers.load(file)
 
 
-def describe(step: Step) -> dict[str, Any]:
-    """model.json."""
-    return _read_json(step.folder / "model.json")
+def tokenizer_file(source: Source) -> Path:
+    """Where the tokenizer of these weights lies, or should. nanoGPT's files carry none: beside the
+    file, else in the data folder that it names, here or in nanoGPT's checkout."""
+    if source.is_step:
+        return source.run / "tokenizer.json"
+    if source.kind != "nanogpt":
+        return source.path / "tokenizer.json"
+    dataset = str(nanogpt.read(source.path)[1]["dataset"])
+    folders = [
+        source.path.parent,
+        Path("data") / dataset,
+        source.path.absolute().parents[1] / "data" / dataset,
+    ]
+    found = (f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file())
+    return next(found, folders[0] / "tokenizer.json")
 
 
-def _verify(step: Step, part: str) -> None:
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+
+
+def _verify(step: Source, part: str) -> None:
     """Size and sha256 of the files `part`.* against COMPLETE."""
-    for name, (size, digest) in _read_json(step.folder / "COMPLETE").items():
-        file = step.folder / name
+    for name, (size, digest) in _read_json(step.path / "COMPLETE").items():
+        file = step.path / name
         if name.startswith(part) and not (
             file.is_file() and file.stat().st_size == size and sha256(file) == digest
         ):
             raise CheckpointError(
                 f"{file} is damaged: it is not what was written",
-                mend=f"delete {step.folder}; the next newest step is used then",
+                mend=f"delete {step.path}; the next newest step is used then",
             )
 
 

@@ -3,7 +3,8 @@
     prompt ─ prefill ─ logits ─ [forbid ─ temperature ─ top-k ─ draw] ─ token ─ decode ─ ...
 
 When the context is full, half a block of it is kept, the header and the newest rest, and prefilled
-again. Letters: B batch, T time, V vocabulary.
+again. A model that cannot be cached reads its whole context for every token.
+Letters: B batch, T time, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,24 +77,26 @@ def tokens(
     context = prompt
     if context.size(1) > block_size:
         context = slide(context, keep, block_size)
-    cache = KVCache(model.config, prompt.size(0), model.lm_head.weight)
+    like = model.lm_head.weight
+    cache = KVCache(model.config, prompt.size(0), like) if model.cacheable else None
     new = context
     for _ in range(max_new_tokens):
-        logits = model(new, cache=cache)[0][:, -1]  # (B, V)
+        logits = model(context if cache is None else new, cache=cache)[0][:, -1]  # (B, V)
         ids = draw(top_k(forbid(logits, never), k), temperature, generators)  # (B,)
         yield ids
         new = ids.to(prompt.device)[:, None]  # (B, 1)
         context = torch.cat([context, new], dim=1)
         if context.size(1) > block_size:
             context = new = slide(context, keep, block_size)
-            cache.length = 0
+            if cache is not None:
+                cache.clear()
 
 
 def complete(
     model: GPT,
     prompt: Sequence[int],
     *,
-    eot: int,
+    eot: int | None,
     seeds: Sequence[int],
     max_new_tokens: int,
     temperature: float,
@@ -101,7 +104,8 @@ def complete(
     keep: int = 0,
     never: Sequence[int] = (),
 ) -> list[tuple[list[int], str]]:
-    """One continuation of `prompt` per seed: (ids without the end-of-text, "end" or "length").
+    """One continuation of `prompt` per seed: (ids without the end-of-text, "end" or "length"). A
+    model without an end-of-text, None, never ends by itself.
 
     The text of a seed does not depend on the other seeds.
     """

@@ -1,11 +1,13 @@
-"""Where a run begins: its weights, its folder, and what stands in the way.
+"""Where a run begins: its weights, its shape, its folder, and what stands in the way.
 
 scratch    fresh weights, an empty folder
 resume     the last complete step of out_dir, continued exactly
 auto       the same where it is the same experiment; else that run is moved aside
-a path     the weights of another run, at step 0
+a path     weights of another run, of Hugging Face or of nanoGPT, at step 0 of a new run
+finetune   the old word: out_dir's run, at step 0 of <out_dir>-finetune
 """
 
+import dataclasses
 import json
 import shutil
 from datetime import datetime
@@ -15,50 +17,33 @@ from typing import Any
 from backend.config.schema import ModelConfig, TrainConfig
 from backend.data.batches import Bins
 from backend.errors import CheckpointError, ConfigError
-from backend.models import checkpoint
+from backend.models import checkpoint, lora
+from backend.models.checkpoint import Source
 from backend.models.gpt import GPT
+from backend.models.weights import MAY_CHANGE
 
 
-def starting_step(
-    config: TrainConfig, experiment: dict[str, Any], bins: Bins
-) -> checkpoint.Step | None:
-    """Where the weights come from, and that the folder may be written."""
+def spelt_out(config: TrainConfig) -> TrainConfig:
+    """`finetune` as the path that it means, and LoRA's strength as a number."""
+    if config.lora_rank and config.lora_alpha is None:
+        config = dataclasses.replace(config, lora_alpha=2.0 * config.lora_rank)
+    if config.init_from != "finetune":
+        return config
+    to = f"{config.out_dir}-finetune"
+    print(f"finetuning {config.out_dir} into {to}")
+    return dataclasses.replace(config, init_from=config.out_dir, out_dir=to)
+
+
+def find_source(config: TrainConfig) -> Source | None:
+    """Where the weights come from; None for fresh ones.
+
+    Raises:
+        CheckpointError: nothing there; or the folder holds a run that would be destroyed.
+    """
     out_dir = Path(config.out_dir)
     standing = checkpoint.steps(out_dir)
     if config.init_from in ("resume", "auto") and standing:
-        last = standing[-1]
-        facts = checkpoint.describe(last)
-        # JSON has no tuples: compare what the file would hold
-        changed = [
-            k
-            for k, v in json.loads(json.dumps(experiment)).items()
-            if facts["experiment"].get(k) != v
-        ]
-        same_data = facts["data_sha256"] == bins.sha256
-        if config.init_from == "auto" and not config.eval_only:
-            if not changed and same_data:
-                return last  # a finished run too: it takes no step, and lost outputs come back
-            aside = out_dir.with_name(f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}")
-            out_dir.rename(aside)
-            print(
-                f"{out_dir} held another run ({', '.join(changed) or 'its data'} changed); "
-                f"it is {aside} now"
-            )
-            return None
-        if not same_data:
-            raise CheckpointError(
-                f"the data in {bins.folder} are not those that {out_dir} was trained on",
-                mend=f"--init_from={out_dir} --out_dir=NEW starts a new run from its weights",
-            )
-        shape = [k for k in changed if hasattr(ModelConfig(), k)]
-        if shape:
-            raise CheckpointError(
-                f"{', '.join(shape)} differ from the run in {out_dir}",
-                mend="leave them out when resuming",
-            )
-        if changed:
-            print(f"resuming with other values than before for: {', '.join(changed)}")
-        return last
+        return standing[-1]
     if config.init_from == "resume":
         return checkpoint.find(out_dir, "last")  # says that there is none
     if standing and not (config.overwrite or config.eval_only):
@@ -69,30 +54,139 @@ def starting_step(
             "deletes it",
         )
     if config.init_from in ("scratch", "auto"):
+        if config.lora_rank:
+            raise ConfigError(
+                f"lora_rank = {config.lora_rank} adapts weights, and init_from = "
+                f"{config.init_from} has none",
+                mend="--init_from=gpt2, or the folder of a run",
+            )
         return None
-    return checkpoint.find(Path(config.init_from), config.checkpoint)
+    return checkpoint.find(config.init_from, config.checkpoint)
 
 
-def starting_model(config: TrainConfig, bins: Bins, start: checkpoint.Step | None) -> GPT:
+def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
+    """The settings with the shape that the weights have.
+
+    Weights win over defaults, and over a recipe that says otherwise (this is told). The command
+    line may shorten or extend the block and change the kind of attention; a recipe may shorten the
+    block. When resuming, anything said must agree.
+
+    Raises:
+        CheckpointError: the command line, or a resumed run's recipe, contradicts the weights.
+    """
+    if source is None or config.init_from == "auto":
+        return config  # auto compares the settings, and the shape is one of them
+    theirs, _ = checkpoint.describe(source)
+    own = config.part(ModelConfig).resolved().as_dict()
+    default = ModelConfig().resolved().as_dict()
+    resumed = config.init_from == "resume"
+    taken: dict[str, Any] = {}
+    refused = []
+    for key, value in theirs.as_dict().items():
+        # a caller in Python leaves no origins: what is no default was said
+        origin = config.origins.get(key, None if own[key] == default[key] else "parameter")
+        if own[key] == value or key == "dropout":
+            continue
+        if origin is None:
+            if not (key == "attn_scale" and "attn_type" in config.origins):
+                taken[key] = value  # else the new kind's own default stands
+        elif resumed:
+            refused.append(f"{key} = {own[key]} ({origin}; the run has {value})")
+        elif key in ("init", "zero_init"):
+            continue  # nothing is initialised
+        elif origin in ("command line", "parameter"):
+            if key not in MAY_CHANGE:
+                refused.append(f"{key} = {own[key]} (the weights have {value})")
+            else:
+                print(f"note: {key} = {own[key]}; the weights were trained with {value}")
+        elif key == "block_size" and own[key] < value:
+            print(f"note: block_size = {own[key]} ({origin}); the weights know {value} positions")
+        else:
+            taken[key] = value
+            print(f"note: {key} = {value}, as in the weights, not {own[key]} ({origin})")
+    if resumed:
+        adapters = checkpoint.facts_of(source).get("lora", {"rank": 0, "alpha": None})
+        for key, value in adapters.items():
+            if (asked := getattr(config, f"lora_{key}")) not in (0, None, value):
+                refused.append(f"lora_{key} = {asked} (the run has {value})")
+            taken[f"lora_{key}"] = value
+    if refused:
+        raise CheckpointError(
+            f"{source} has another shape: " + ", ".join(refused),
+            mend="leave these keys out" + (" when resuming" if resumed else ""),
+        )
+    return dataclasses.replace(config, **taken)
+
+
+def check(
+    config: TrainConfig, experiment: dict[str, Any], bins: Bins, source: Source | None
+) -> Source | None:
+    """Does the run in the folder go on? For auto: the source, or None after moving another
+    experiment aside.
+
+    Raises:
+        CheckpointError: resuming on other data.
+    """
+    if source is None or config.init_from not in ("resume", "auto"):
+        return source
+    out_dir, facts = Path(config.out_dir), checkpoint.facts_of(source)
+    # JSON has no tuples: compare what the file would hold; keys younger than the run had their
+    # defaults in it
+    before = TrainConfig().as_dict() | facts["experiment"]
+    changed = [k for k, v in json.loads(json.dumps(experiment)).items() if before.get(k) != v]
+    same_data = facts["data_sha256"] == bins.sha256
+    if config.init_from == "auto" and not config.eval_only:
+        if not changed and same_data:
+            return source  # a finished run too: it takes no step, and lost outputs come back
+        aside = out_dir.with_name(f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}")
+        out_dir.rename(aside)
+        print(
+            f"{out_dir} held another run ({', '.join(changed) or 'its data'} changed); "
+            f"it is {aside} now"
+        )
+        return None
+    if not same_data:
+        raise CheckpointError(
+            f"the data in {bins.folder} are not those that {out_dir} was trained on",
+            mend=f"--init_from={out_dir} --out_dir=NEW starts a new run from its weights",
+        )
+    if changed:
+        print(f"resuming with other values than before for: {', '.join(changed)}")
+    return source
+
+
+def build(config: TrainConfig, bins: Bins, source: Source | None, *, resumed: bool) -> GPT:
+    """The model, with its weights, and adapters where LoRA is asked for.
+
+    Raises:
+        CheckpointError: another tokenizer, or weights that do not fit.
+    """
     shape, vocab_size = config.part(ModelConfig), bins.tokenizer.vocab_size
-    if start is None:
+    if source is None:
         return GPT(shape, vocab_size)
-    theirs = checkpoint.load_tokenizer(start)
-    if theirs.to_json() != bins.tokenizer.to_json():
+    theirs = checkpoint.load_tokenizer(source)
+    if theirs.vocabulary() != bins.tokenizer.vocabulary():
         raise CheckpointError(
-            f"{start.run} was trained with another tokenizer than {bins.folder}",
+            f"{source} has another tokenizer ({theirs.kind}, {theirs.vocab_size:,} ids) than "
+            f"{bins.folder} ({bins.tokenizer.kind}, {vocab_size:,} ids)",
             why="its ids mean other characters",
-            mend="binarize the new songs with the old tokenizer, or train from scratch",
+            mend=f"python -m backend.data.binarize --data_dir={bins.folder.parent} "
+            + (
+                "--tokenizer=gpt2"
+                if theirs.kind == "gpt2"
+                else f"--tokenizer_file={checkpoint.tokenizer_file(source)}"
+            ),
         )
-    model = checkpoint.load_model(start)
-    if model.config.public() | {"dropout": 0} != shape.public() | {"dropout": 0}:
-        raise CheckpointError(
-            f"the model in {start.folder} has another shape: {model.config.public()}",
-            mend="give the same block_size, n_layer, n_head, n_embd and bias",
-        )
-    fresh = GPT(shape, vocab_size)  # dropout may differ, and lives in the modules
-    fresh.load_state_dict(model.state_dict())
-    return fresh
+    adapted = resumed and "lora" in checkpoint.facts_of(source)
+    weights = checkpoint.read(source, merge=not adapted)
+    changes = {key: getattr(shape, key) for key in MAY_CHANGE}
+    model = weights.build(vocab_size, **changes)
+    if config.lora_rank:
+        assert config.lora_alpha is not None  # spelt_out
+        lora.add(model, config.lora_rank, config.lora_alpha)
+    if adapted:
+        lora.load(model, checkpoint.load_adapters(source))
+    return model
 
 
 def empty_folder(config: TrainConfig, out_dir: Path) -> None:

@@ -29,7 +29,7 @@ def learning_rate(config: OptimConfig, step: int) -> float:
 
 def adamw(model: GPT, config: OptimConfig) -> torch.optim.AdamW:
     """Weight decay on matrices and embeddings only; the fused kernel (8x faster than the loop)."""
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

@@ -29,35 +29,33 @@ VERSION = 1
 
 def main(config: SampleConfig) -> Summary:
     runtime = detect(device=config.device, dtype=config.dtype)
-    if config.init_from == "resume":
-        run = Path(config.out_dir) if config.out_dir else checkpoint.newest_run()
-        step = checkpoint.find(run, config.checkpoint)
-    else:
-        step = checkpoint.find(Path(config.init_from), config.checkpoint)
-        run = step.run
-    print(f"model:   {run}, step {step.step}")
+    source = checkpoint.named(config.init_from, config.out_dir, config.checkpoint)
+    run = Path(config.out_dir) if config.out_dir else source.run
+    print(f"model:   {source}")
     start = _start(config)
-    weights = step.folder / "model.safetensors"
-    settings = config.public() | {"start": start, "out_dir": None, "init_from": None}
+    settings = config.as_dict() | {"start": start, "out_dir": None, "init_from": None}
     stage = Stage(
         "sample",
         VERSION,
         run / "lyrics",
         settings=settings,
-        inputs=[weights, run / "tokenizer.json"],
+        inputs=source.files,
     )
     if done := stage.unchanged():
         path = done.folder / done.counts["file"]
         print(path.read_text(encoding="utf-8") + done.line())
         return done
 
-    tokenizer = checkpoint.load_tokenizer(step)
-    model = checkpoint.load_model(step, runtime.device)
+    tokenizer = checkpoint.load_tokenizer(source)
+    model = checkpoint.load_model(source, runtime.device)
     fields = {"artist": config.artist or "", "title": config.title or ""}
     head = header(fields)
     if unseen := tokenizer.unseen(head + start):
         print(f"note: the model never saw {' '.join(map(repr, unseen))}; read as unknown")
-    front = [tokenizer.eot, *tokenizer.encode(head).tolist()]
+    # a model of nanoGPT's own characters knows no end of text: it starts on a new line
+    eot = tokenizer.eot if tokenizer.eot < model.vocab_size else None
+    opening = tokenizer.encode("\n").tolist() if eot is None else [eot]
+    front = [*opening, *tokenizer.encode(head).tolist()]
     prompt = [*front, *tokenizer.encode(start).tolist()]
     compiled: Any = torch.compile(model) if config.compile is True else model
     seeds = [config.seed + i for i in range(config.num_samples)]
@@ -65,21 +63,25 @@ def main(config: SampleConfig) -> Summary:
         songs = complete(
             compiled,
             prompt,
-            eot=tokenizer.eot,
+            eot=eot,
             seeds=seeds,
             keep=len(front),
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             k=config.top_k,
-            never=tokenizer.never_sampled(),
+            never=[
+                *(i for i in tokenizer.never_sampled() if i < model.vocab_size),
+                *range(tokenizer.vocab_size, model.vocab_size),  # ids that no text has
+            ],
         )
 
+    digest = sha256(source.files[0])
     rows = []
     for seed, (ids, finish) in zip(seeds, songs, strict=True):
         own, song = split_header(head + start + tokenizer.decode(ids))
         rows.append(
             {
-                "id": f"{run.name}-{step.step}-{seed}",
+                "id": f"{run.name}-{source.step}-{seed}",
                 "text": song,
                 "prompt": head + start,
                 "artist": own.get("artist"),
@@ -87,8 +89,8 @@ def main(config: SampleConfig) -> Summary:
                 "structure": None,
                 "settings": settings,
                 "seed": seed,
-                "checkpoint": str(step.folder),
-                "checkpoint_sha256": sha256(weights),
+                "checkpoint": str(source.path),
+                "checkpoint_sha256": digest,
                 "finish": finish,
                 "novelty": None,
                 "quality": None,

@@ -26,13 +26,13 @@ from backend.config.schema import ModelConfig, TrainConfig
 from backend.data.batches import Bins, check_size, open_bins, random_windows
 from backend.errors import ConfigError, Terminated
 from backend.evaluation.loss import split_loss
-from backend.models import checkpoint
+from backend.models import checkpoint, lora
 from backend.models.generation import complete
-from backend.models.gpt import GPT, flops_per_token, n_params, training_gb
+from backend.models.gpt import GPT, flops_per_token, n_params, on_meta, training_gb
 from backend.report import Report
 from backend.runtime import Runtime, detect
 from backend.storage import Stage, Summary, atomic_write, write_json
-from backend.training.begin import empty_folder, starting_model, starting_step
+from backend.training import begin
 from backend.training.log import RunLog, Wandb, add_training, plot_loss
 from backend.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
 
@@ -41,6 +41,7 @@ VERSION = 1
 NOT_THE_EXPERIMENT = {
     "out_dir",
     "init_from",
+    "preset",  # its values count
     "checkpoint",
     "overwrite",
     "eval_only",
@@ -70,26 +71,33 @@ def main(config: TrainConfig) -> Summary:
         device=config.device, dtype=config.dtype, memory_gb=config.memory_gb, threads=config.threads
     )
     bins = open_bins(config.dataset)
+    config = begin.spelt_out(config)
+    source = begin.find_source(config)  # of weights; None for fresh ones
+    config = begin.with_shape_of(config, source)
     check_size(bins, config.block_size)
     out_dir = Path(config.out_dir)
     batch_size, accumulation = _batch(config, runtime, bins.tokenizer.vocab_size)
     tokens_per_step = batch_size * accumulation * config.block_size
-    experiment = {k: v for k, v in config.public().items() if k not in NOT_THE_EXPERIMENT}
+    experiment = {k: v for k, v in config.as_dict().items() if k not in NOT_THE_EXPERIMENT}
     experiment["tokens_per_step"] = tokens_per_step
     stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
     if config.init_from == "auto" and not config.eval_only and (done := stage.unchanged()):
         print(done.line())
         return done
-    start = starting_step(config, experiment, bins)  # the step to go on from, or None
+    source = begin.check(config, experiment, bins, source)
+    resumed = source is not None and config.init_from in ("resume", "auto")
 
     torch.manual_seed(config.seed)
-    model = starting_model(config, bins, start).to(runtime.device)
+    model = begin.build(config, bins, source, resumed=resumed).to(runtime.device)
     model.train()
     optimizer = adamw(model, config)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     step, loss_sum, loss_n = 0, 0.0, 0
+    # whose weights the run started from, which a resumed run keeps saying
+    origin = (
+        checkpoint.facts_of(source).get("from") if source and resumed else source and str(source)
+    )
     best: checkpoint.Best | None = None
-    resumed = start is not None and config.init_from in ("resume", "auto")
     if config.eval_only:
         val = split_loss(model, bins.val, runtime)
         print(
@@ -97,8 +105,8 @@ def main(config: TrainConfig) -> Summary:
             f"({bins.val.songs} songs, {val.chars:,} characters)"
         )
         return Summary("train", out_dir, {"bits per character": f"{val.bpc:.4f}"})
-    if start and resumed:
-        tensors, values = checkpoint.load_trainer(start)
+    if source and resumed:
+        tensors, values = checkpoint.load_trainer(source)
         load_optimizer_tensors(model, optimizer, tensors)
         if values["scaler"]:  # empty where the earlier machine needed none
             scaler.load_state_dict(values["scaler"])
@@ -108,18 +116,20 @@ def main(config: TrainConfig) -> Summary:
         step, loss_sum, loss_n = values["step"], values["loss_sum"], values["loss_n"]
         best = values["best"] and checkpoint.Best(**values["best"])
     else:
-        empty_folder(config, out_dir)
+        begin.empty_folder(config, out_dir)
+        if config.lora_rank and source:
+            checkpoint.save_base(out_dir, source, model)
     shutil.copyfile(bins.folder / "tokenizer.json", out_dir / "tokenizer.json")
-    write_json(out_dir / "config.json", config.public() | {"origins": dict(config.origins)})
+    write_json(out_dir / "config.json", config.as_dict() | {"origins": dict(config.origins)})
     compiled: Any = torch.compile(model) if _compiles(config, runtime) else model
     _banner(config, runtime, bins, model, batch_size, accumulation, step)
 
     trackers = []
     if config.wandb_log or "wandb" in config.log_to:
         trackers = [
-            Wandb(config.wandb_project, config.wandb_run_name or out_dir.name, config.public())
+            Wandb(config.wandb_project, config.wandb_run_name or out_dir.name, config.as_dict())
         ]
-    flops = flops_per_token(config.part(ModelConfig), n_params(model)) * tokens_per_step
+    flops = flops_per_token(model) * tokens_per_step
 
     def save() -> None:
         tensors = optimizer_tensors(model, optimizer) | {"rng.cpu": torch.get_rng_state()}
@@ -136,7 +146,12 @@ def main(config: TrainConfig) -> Summary:
             step=step,
             trainer=(tensors, values),
             best=best,
-            run={"data_sha256": bins.sha256, "experiment": experiment},
+            run={
+                "data_sha256": bins.sha256,
+                "data": bins.summary(),
+                "from": origin,
+                "experiment": experiment,
+            },
         )
 
     with (
@@ -244,7 +259,7 @@ def main(config: TrainConfig) -> Summary:
 
     plot_loss(out_dir)
     report = Report(f"Run {out_dir.name}").table(
-        ["setting", "value"], [[k, str(v)] for k, v in config.public().items()]
+        ["setting", "value"], [[k, str(v)] for k, v in config.as_dict().items()]
     )
     add_training(report, out_dir).write(out_dir / "report.md")
     kept = checkpoint.find(out_dir, "best")
@@ -254,7 +269,7 @@ def main(config: TrainConfig) -> Summary:
         "parameters": n_params(model),
     }
     summary = stage.finish(
-        [kept.folder / "model.safetensors", out_dir / "tokenizer.json", out_dir / "loss.png"],
+        [*kept.files, out_dir / "tokenizer.json", out_dir / "loss.png"],
         counts,
     )
     print(summary.line())
@@ -276,11 +291,13 @@ def _batch(config: TrainConfig, runtime: Runtime, vocab_size: int) -> tuple[int,
     sequences = per_step // T
     if config.batch_size == "auto":
         room = 0.85 * runtime.memory_gb
+        model = on_meta(config.part(ModelConfig), vocab_size)
+        if config.lora_rank:
+            lora.add(model, config.lora_rank, 1.0)
         fits = [
             2**i
             for i in range(sequences.bit_length())
-            if sequences % 2**i == 0
-            and training_gb(config.part(ModelConfig), vocab_size, 2**i) <= room
+            if sequences % 2**i == 0 and training_gb(model, 2**i) <= room
         ]
         batch_size = sequences // asked if asked else max(fits, default=1)
     else:
@@ -393,14 +410,16 @@ def _banner(
     """The arithmetic of the run, once."""
     tokens = batch_size * accumulation * config.block_size
     n = len(bins.train.tokens)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = f" ({learning:,} of them trained, LoRA)" if config.lora_rank else ""
     print(
         f"settings:\n{config.shown()}\n"
         f"device:   {runtime.shown()}\n"
         f"data:     {bins.folder}: {bins.train.songs} songs, {n:,} tokens to train on; "
         f"{bins.val.songs} songs, {len(bins.val.tokens):,} tokens held out; "
         f"vocabulary {bins.tokenizer.vocab_size:,}\n"
-        f"model:    {n_params(model):,} parameters, {config.n_layer} layers, {config.n_head} heads"
-        f", {config.n_embd} wide\n"
+        f"model:    {n_params(model):,} parameters{trained}, {config.n_layer} layers, "
+        f"{config.n_head} heads, {config.n_embd} wide, {model.config.attn_type}\n"
         f"step:     {batch_size} sequences x {config.block_size} tokens x {accumulation} "
         f"micro-batches = {tokens:,} tokens; {n / tokens:.1f} steps an epoch\n"
         f"run:      {config.out_dir}, steps {step:,} to {config.max_iters:,}; "

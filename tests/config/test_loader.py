@@ -553,7 +553,7 @@ def test_every_verb_answers_help_with_its_keys(verb, capsys):
     said = capsys.readouterr().out
     module, config_type = verbs.PROGRAMS[verb]
     assert verbs.about(module).splitlines()[0] in said
-    for key in config_type().public():
+    for key in config_type().as_dict():
         assert f"  --{key}=" in said
 
 

@@ -77,9 +77,9 @@ def test_help_of_training_is_grouped():
 
 @pytest.mark.parametrize("cls", sorted(PROGRAM_CONFIGS, key=str), ids=lambda c: c.__name__)
 def test_every_default_has_the_type_that_is_declared(cls):
-    defaults = cls().public()
+    defaults = cls().as_dict()
     given = {k: v for k, v in defaults.items() if k in fields_of(cls)}
-    assert from_values(cls, given | ENOUGH.get(cls, {})).public() == defaults | {
+    assert from_values(cls, given | ENOUGH.get(cls, {})).as_dict() == defaults | {
         k: tuple(v) if isinstance(v, list) else v for k, v in ENOUGH.get(cls, {}).items()
     }
 
@@ -186,8 +186,8 @@ def test_a_recipe_is_the_same_experiment_on_every_machine(recipe, profile):
     there = load(TrainConfig, [f"config/{recipe}", f"--profile={profile}"])
     assert there.tokens_per_step == alone.tokens_per_step is not None
     machine = {"profile", "device", "dtype", "compile", "memory_gb", "batch_size"}
-    kept = {k: v for k, v in there.public().items() if k not in machine}
-    assert kept == {k: v for k, v in alone.public().items() if k not in machine}
+    kept = {k: v for k, v in there.as_dict().items() if k not in machine}
+    assert kept == {k: v for k, v in alone.as_dict().items() if k not in machine}
     assert there.dtype != "auto"
 
 

@@ -48,7 +48,7 @@ def test_flow_parameters_are_the_keys_of_the_schema_with_its_defaults():
     parameters = inspect.signature(lyrics_pipeline.fn).parameters
     assert list(parameters) == [k for k in PARAMETER_ORDER if k in parameters]
     assert set(parameters) == set(fields_of(PipelineConfig))
-    defaults = PipelineConfig().public()
+    defaults = PipelineConfig().as_dict()
     for name, parameter in parameters.items():
         given = parameter.default
         assert given is None or given == defaults[name], name

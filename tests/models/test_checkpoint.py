@@ -83,8 +83,8 @@ def test_a_copy_beside_the_steps_and_the_rest_of_a_killed_save_do_no_harm(run):
 
     out, save = run
     first = save(10)
-    shutil.copytree(first.folder, first.folder.with_name("step_00000010.bak"))
-    first.folder.with_name(".tmp-step_00000011").mkdir()
+    shutil.copytree(first.path, first.path.with_name("step_00000010.bak"))
+    first.path.with_name(".tmp-step_00000011").mkdir()
     save(20)
     assert [s.step for s in checkpoint.steps(out)] == [10, 20]
     assert not list((out / "checkpoints").glob(".tmp-*"))
@@ -93,16 +93,16 @@ def test_a_copy_beside_the_steps_and_the_rest_of_a_killed_save_do_no_harm(run):
 def test_a_complete_step_is_never_written_again(run):
     _, save = run
     first = save(10)
-    before = (first.folder / "model.safetensors").stat().st_mtime_ns
+    before = (first.path / "model.safetensors").stat().st_mtime_ns
     save(10)
-    assert (first.folder / "model.safetensors").stat().st_mtime_ns == before
+    assert (first.path / "model.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
 def test_damaged_weights_are_refused_with_a_way_on(run, damage):
     _, save = run
     step = save(10)
-    file = step.folder / "model.safetensors"
+    file = step.path / "model.safetensors"
     data = bytearray(file.read_bytes())
     if damage == "missing":
         file.unlink()
@@ -117,8 +117,8 @@ def test_damaged_weights_are_refused_with_a_way_on(run, damage):
 def test_a_newer_format_is_refused(run):
     _, save = run
     step = save(10)
-    facts = json.loads((step.folder / "model.json").read_text())
-    (step.folder / "model.json").write_text(json.dumps(facts | {"format": 2}))
+    facts = json.loads((step.path / "model.json").read_text())
+    (step.path / "model.json").write_text(json.dumps(facts | {"format": 2}))
     with pytest.raises(CheckpointError, match="format"):
         checkpoint.describe(step)
 
@@ -144,8 +144,8 @@ def test_the_newest_run_is_the_one_trained_last(run, tmp_path, model):
         step = checkpoint.save(
             out / "out" / name, model, step=1, run={}, trainer=trainer, best=None
         )
-        now = step.folder.stat().st_mtime
-        os.utime(step.folder, (now - age, now - age))
+        now = step.path.stat().st_mtime
+        os.utime(step.path, (now - age, now - age))
     assert checkpoint.newest_run(out / "out").name == "new"
     with pytest.raises(CheckpointError, match="make lyrics"):
         checkpoint.newest_run(tmp_path / "nothing")

@@ -20,11 +20,11 @@ from tests.training.conftest import TINY
 
 
 def weights(run):
-    return load_file(checkpoint.find(run, "last").folder / "model.safetensors")
+    return load_file(checkpoint.find(run, "last").path / "model.safetensors")
 
 
 def trainer(run):
-    folder = checkpoint.find(run, "last").folder
+    folder = checkpoint.find(run, "last").path
     values = json.loads((folder / "trainer.json").read_text())
     return load_file(folder / "trainer.safetensors"), values
 

@@ -1,0 +1,329 @@
+"""Export: a trained model -> a folder that other programs read, checked by reading it back.
+
+    python -m backend.training.export --out_dir=out/demo --format=hf
+
+Reads a checkpoint (LoRA adapters are merged) and its tokenizer. Writes <out_dir>/export-<format>/:
+hf for Hugging Face's transformers, with a model card; nanogpt a ckpt.pt for nanoGPT's sample.py and
+train.py; safetensors for this project, every kind of attention included. --push_to_hub=you/name
+sends the Hugging Face folder to the hub, private unless --public.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.config.loader import program
+from backend.config.schema import ExportConfig
+from backend.data import tokenizers
+from backend.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer
+from backend.errors import CheckpointError, ConfigError, NetworkError
+from backend.models import checkpoint, huggingface, nanogpt
+from backend.models.checkpoint import Source
+from backend.models.gpt import n_params
+from backend.models.weights import Weights
+from backend.storage import Stage, Summary, packages, write_json
+from backend.training.log import read_metrics
+
+VERSION = 1
+TOLERANCE = 1e-4  # of logits in fp32, between two implementations
+# Between them: case, accents, other scripts, an emoji, white space at every place.
+PROBE = "It's  a long road,\n\nnaïve Ω 日本 \U0001f3b5 -- \tI'll walk.\n"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is written, read once."""
+
+    source: Source
+    weights: Weights
+    tokenizer: Tokenizer
+    facts: Mapping[str, Any]  # model.json; empty for weights from elsewhere
+
+
+def main(config: ExportConfig) -> Summary:
+    source = checkpoint.named(config.init_from, config.out_dir, config.checkpoint)
+    run = Path(config.out_dir) if config.out_dir else source.run
+    folder = Path(config.export_dir or run / f"export-{config.format}")
+    print(f"model:   {source}")
+    settings = {"format": config.format, "name": run.name}
+    files = [*source.files, checkpoint.tokenizer_file(source)]
+    stage = Stage("export", VERSION, folder, settings=settings, inputs=files)
+    summary = stage.unchanged()
+    if summary is None:
+        if folder.exists() and any(folder.iterdir()) and not stage.path.is_file():
+            raise ConfigError(
+                f"{folder} holds something else than an export; it is not replaced",
+                mend="another --export_dir",
+            )
+        export = Export(
+            source,
+            checkpoint.read(source),
+            checkpoint.load_tokenizer(source),
+            checkpoint.facts_of(source),
+        )
+        aside = folder.with_name(f".tmp-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        difference = FORMATS[config.format](export, aside, run.name)
+        shutil.rmtree(folder, ignore_errors=True)  # an older export, by its manifest
+        aside.rename(folder)
+        counts = {
+            "parameters": n_params(export.weights.build()),
+            "largest difference of a logit": f"{difference:.1e}",
+        }
+        summary = stage.finish(sorted(p for p in folder.iterdir() if p.is_file()), counts)
+    print(summary.line())
+    if config.push_to_hub:
+        print(f"pushed:  {_push(folder, config.push_to_hub, public=config.public)}")
+    return summary
+
+
+def _to_hugging_face(export: Export, folder: Path, name: str) -> float:
+    """The folder that AutoModelForCausalLM and AutoTokenizer load; returns the logits' difference.
+
+    Raises:
+        ConfigError: a model that GPT-2 is not.
+        CheckpointError: what comes back differs.
+    """
+    weights, tokenizer = export.weights, export.tokenizer
+    values = huggingface.to_settings(weights.config, weights.vocab_size, tokenizer.eot)
+    write_json(folder / "config.json", values)
+    ends = {key: values[key] for key in ("bos_token_id", "eos_token_id")}
+    # transformers cannot go past the context: half of it is left to the prompt
+    room = {"max_new_tokens": max(1, weights.config.block_size // 2), "pad_token_id": tokenizer.eot}
+    manner = {"do_sample": True, "temperature": 0.8, "top_k": 200}
+    write_json(folder / "generation_config.json", ends | manner | room)
+    checkpoint.save_tensors(huggingface.to_tensors(weights), folder / "model.safetensors")
+    _write_tokenizer(tokenizer, folder, weights.config.block_size)
+    (folder / "README.md").write_text(_card(export, name), encoding="utf-8")
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    theirs: Any = AutoModelForCausalLM.from_pretrained(folder)
+    theirs.eval()
+    difference = _difference(weights, lambda idx: theirs(idx).logits)
+    if not difference < TOLERANCE:
+        raise CheckpointError(f"transformers reads other logits from {folder}: by {difference:.1e}")
+    again = AutoTokenizer.from_pretrained(folder)
+    known = "".join(c for c in PROBE if not tokenizer.unseen(c))
+    ids = again.encode(known)
+    if ids != tokenizer.encode(known).tolist() or again.decode(ids) != known:
+        raise CheckpointError(f"transformers reads another tokenizer from {folder}")
+    return difference
+
+
+def _to_nanogpt(export: Export, folder: Path, name: str) -> float:
+    """ckpt.pt, and for characters the meta.pkl that nanoGPT decodes with."""
+    weights, tokenizer = export.weights, export.tokenizer
+    if tokenizer.kind == "bpe":
+        raise ConfigError(
+            "nanoGPT knows characters and GPT-2's BPE, not a BPE trained on the corpus",
+            mend="--format=hf, or --format=safetensors",
+        )
+    dataset = str(export.facts.get("data", {}).get("corpus", name))
+    loss = [r["loss"] for r in read_metrics(export.source.run) if r["split"] == "val"]
+    nanogpt.write(
+        folder / "ckpt.pt",
+        weights,
+        step=export.source.step,
+        loss=float(min(loss, default=float("inf"))),
+        dataset=dataset,
+    )
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")  # for us
+    if tokenizer.kind == "char":
+        (folder / "meta.pkl").write_bytes(tokenizers.nanogpt_meta(tokenizer))
+    print(
+        "note: nanoGPT: put ckpt.pt in a folder and name it with --out_dir"
+        + (f"; put meta.pkl in data/{dataset}/" if tokenizer.kind == "char" else "")
+    )
+    theirs = nanogpt.read(folder / "ckpt.pt")[0].build().eval()
+    difference = _difference(weights, lambda idx: theirs(idx)[0])
+    if weights.config.activation != "gelu":
+        print(
+            f"note: nanoGPT has the exact GELU, this model its tanh form: logits differ by up to "
+            f"{difference:.1e}"
+        )
+    elif not difference < TOLERANCE:
+        raise CheckpointError(f"{folder}/ckpt.pt gives other logits: by {difference:.1e}")
+    return difference
+
+
+def _to_safetensors(export: Export, folder: Path, name: str) -> float:
+    """Our own form: every kind of model; any program of this project reads it by its path."""
+    folder.rmdir()  # save_weights makes it whole at once
+    tokenizer = export.tokenizer.to_json()
+    checkpoint.save_weights(
+        folder,
+        export.weights,
+        step=export.source.step,
+        facts={k: v for k, v in export.facts.items() if k in ("data", "from", "experiment")},
+        tokenizer=tokenizer,
+    )
+    theirs = checkpoint.load_model(Source(folder))
+    return _difference(export.weights, lambda idx: theirs(idx)[0])
+
+
+# (what, a fresh folder, the run's name) -> largest difference of a logit after reading it back
+FORMATS: Mapping[str, Callable[[Export, Path, str], float]] = {
+    "hf": _to_hugging_face,
+    "nanogpt": _to_nanogpt,
+    "safetensors": _to_safetensors,
+}
+
+
+@torch.inference_mode()
+def _difference(weights: Weights, theirs: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Largest difference of a logit on random ids."""
+    model = weights.build(dropout=0.0).eval()
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, min(weights.config.block_size, 128))
+    idx = torch.randint(weights.vocab_size, shape, generator=generator)  # (B, T)
+    return float((model(idx)[0] - theirs(idx)).abs().max())
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    if UNKNOWN in tokenizer.vocabulary():
+        names["unk_token"] = UNKNOWN
+    # without it AutoTokenizer takes GPT-2's own class for the model_type, and its rules
+    values = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        "clean_up_tokenization_spaces": False,
+        **names,
+    }
+    write_json(folder / "tokenizer_config.json", values)
+
+
+def _card(export: Export, name: str) -> str:
+    """README.md of the hub: what it is, from what data, how good, for what. No lyrics in it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    config, facts, source = export.weights.config, export.facts, export.source
+    data = facts.get("data", {})
+    corpus = str(data.get("corpus", "unknown"))
+    rows = [r for r in read_metrics(source.run) if r["split"] == "val" and r["step"] == source.step]
+    measured = {
+        "bits_per_character": ("Bits per character", rows[-1]["bpc"]),
+        "loss": ("Loss (nats per token)", rows[-1]["loss"]),
+    } if rows else {}  # fmt: skip
+    origin = facts.get("from")
+    head = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["lyrics", "gpt2", "lyrics-pipeline"],
+        license="other",
+        base_model=origin if origin and origin.startswith("gpt2") else None,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="lyrics",
+                dataset_name=corpus,
+                dataset_split="validation",
+                metric_type=key,
+                metric_name=label,
+                metric_value=round(value, 4),
+            )
+            for key, (label, value) in measured.items()
+        ]
+        or None,
+    )
+    counted = "\n".join(
+        f"- {side}: {data[key]['songs']:,} songs, {data[key]['characters']:,} characters, "
+        f"{data[key]['tokens']:,} tokens"
+        for key, side in (("train", "Trained on"), ("val", "Held out"))
+        if key in data
+    )
+    results = "\n".join(f"- {label}: {value:.4f}" for label, value in measured.values())
+    shape = (
+        f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
+        f"{config.block_size} tokens of context, {n_params(export.weights.build()):,} parameters, "
+        f"{export.tokenizer.kind} tokenizer of {export.tokenizer.vocab_size:,} entries"
+    )
+    return f"""---
+{head.to_yaml()}
+---
+
+# {name}
+
+A GPT-2 that writes song lyrics: {shape}. {f"Finetuned from {origin}." if origin else ""}
+Made with lyrics-pipeline {packages().get("lyrics-pipeline", "")} (step {source.step:,}).
+
+## Use
+
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", model="{name}")
+print(write("{END_OF_TEXT}", max_new_tokens=200)[0]["generated_text"])
+```
+
+A song begins with `{END_OF_TEXT}`, then any of the lines `artist: ...`, `title: ...`, a blank line,
+and the lyrics; the model ends it with `{END_OF_TEXT}`.
+
+## Data
+
+Corpus `{corpus}`, split by song: no version of a held-out song was trained on.
+
+{counted or "Not recorded."}
+
+## Results
+
+On the whole held-out split, each token scored once:
+
+{results or "Not measured at this step."}
+
+## Intended use and limits
+
+For play, sketches and research into lyrics. It knows the manner of its training songs and little
+else: it may repeat them word for word, so compare what it writes with them before you publish it,
+and it may be rude where they are.
+
+## Rights
+
+The texts it was trained on belong to their authors. Whoever shares or sells these weights, or
+lyrics made with them, answers for having the right to do so; the license field says `other` for
+this reason. No lyrics are part of this card.
+"""
+
+
+def _push(folder: Path, repo_id: str, *, public: bool) -> str:
+    """The folder as a model of the hub; returns its address.
+
+    Raises:
+        ConfigError: it would become public without being asked to.
+        NetworkError: no token, no network, no permission.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, private=not public, exist_ok=True)
+        if not public and not api.model_info(repo_id).private:
+            raise ConfigError(
+                f"{repo_id} exists and everybody can see it",
+                mend="--public, if that is meant, or another name",
+            )
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, ignore_patterns=["export.manifest.json"]
+        )
+    except (OSError, ValueError) as error:  # the hub's own errors are among these
+        raise NetworkError(
+            f"cannot push to {repo_id}: {str(error).strip().splitlines()[0]}",
+            mend="`hf auth login`, or a token that may write in HF_TOKEN, and a name as you/name",
+        ) from None
+    return str(url)
+
+
+if __name__ == "__main__":
+    sys.exit(program(main, ExportConfig))
