@@ -3,9 +3,13 @@
 The one file that knows torchrun's environment. Only files about torch import it.
 """
 
+import ctypes
 import os
+import platform
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -55,8 +59,20 @@ def detect(
     if threads:
         torch.set_num_threads(threads)
     place, device_reason = _device(device)
+    if place.type == "cpu":
+        keep_freed_memory()
     kind, dtype_reason = _dtype(dtype, place)
     return Runtime(place, device_reason, kind, dtype_reason, memory_gb or _memory_gb(place))
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees. It hands blocks above 32 MB straight back to the kernel,
+    and the next step pays for fresh pages: a quarter of a step of GPT-2 (docs/benchmarks.md)."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: smaller blocks come from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 def _device(asked: str) -> tuple[torch.device, str]:

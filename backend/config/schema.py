@@ -512,9 +512,23 @@ class ExportConfig(Settings):
 class BenchConfig(Settings):
     """Bench: measured figures -> marked sections of docs/benchmarks.md"""
 
-    only: tuple[Literal["help", "road", "tests"], ...] = ("help", "road", "tests")
+    only: tuple[Literal["help", "road", "tests", "model", "attention", "lora"], ...] = (
+        "help",
+        "road",
+        "tests",
+        "model",
+        "attention",
+        "lora",
+    )
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
-    and unchanged. tests: time of `make test-fast` and `make test`."""
+    and unchanged. tests: time of `make test-fast` and `make test`. model: GPT-2 124M forward and
+    backward beside Hugging Face's and nanoGPT's. attention: every kind trained on a text. lora:
+    memory of a step with and without."""
+    nanogpt: str | None = None
+    """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
+    environment, its rows are left out."""
+    text: str | None = None
+    """The text that the kinds of attention are trained on; none is the demo songbook."""
     file: str = "docs/benchmarks.md"
     """The page whose marked sections are rewritten."""
 

@@ -25,6 +25,7 @@ from backend.config.schema import BenchConfig
 from backend.errors import ConfigError
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
+from backend.training import bench_model
 from backend.training.log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def main(config: BenchConfig) -> Summary:
     path = Path(config.file)
     for name in config.only:
         print(f"measuring {name} ...", flush=True)
-        text = SECTIONS[name]()
+        text = SECTIONS[name](config)
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         head = (
             f"{date.today()}, commit {git_commit()}, {machine}, "
@@ -108,7 +109,7 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
     return Measured(seconds, peak_kb / 1024 or None, output)
 
 
-def _help() -> str:
+def _help(config: BenchConfig) -> str:
     """Seconds until --help has been printed, median of some runs."""
     lyrics = str(Path(sys.executable).with_name("lyrics"))
     commands = {
@@ -128,7 +129,7 @@ def _help() -> str:
     return table(["command", f"seconds (median of {HELP_RUNS})"], rows)
 
 
-def _road() -> str:
+def _road(config: BenchConfig) -> str:
     """`make lyrics` in an empty folder, then again with nothing changed."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +143,7 @@ def _road() -> str:
     return table(["`make lyrics`", "seconds", "peak memory (MB)"], rows) + f"\n\n{note}"
 
 
-def _tests() -> str:
+def _tests(config: BenchConfig) -> str:
     """The two test targets."""
     rows = []
     for name, marks in (("make test-fast", "not slow and not e2e"), ("make test", "not slow")):
@@ -155,7 +156,14 @@ def _python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"help": _help, "road": _road, "tests": _tests}
+SECTIONS: dict[str, Callable[[BenchConfig], str]] = {
+    "help": _help,
+    "road": _road,
+    "tests": _tests,
+    "model": bench_model.model,
+    "attention": bench_model.attention,
+    "lora": bench_model.lora_memory,
+}
 
 
 def _replace_section(path: Path, name: str, text: str) -> None:
