@@ -58,7 +58,7 @@ KINDS = {
 
 def squarings(attn_type: str) -> int | None:
     """n of GKpoly-<n>; None for other kinds."""
-    match = re.fullmatch(r"GKpoly-([1-9]\d?)", attn_type)
+    match = re.fullmatch(r"GKpoly-([1-9][0-9]?)", attn_type)
     n = int(match[1]) if match else SQUARINGS + 1
     return n if n <= SQUARINGS else None
 

@@ -359,7 +359,7 @@ def _parse(key: str, texts: list[str], hint: Any) -> Any:
     if len(texts) != 1:
         raise ValueError(f"expected one value ({_type_name(hint)}), got {len(texts)}")
     text = texts[0]
-    if type(None) in _options(hint) and text.lower() in ("none", ""):
+    if type(None) in _options(hint) and text.lower() in {"none", ""}.difference(_choices(hint)):
         return None
     for option in _options(hint):
         if typing.get_origin(option) is Literal and text in typing.get_args(option):

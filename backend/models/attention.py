@@ -68,10 +68,8 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
         self.norm: Callable[[torch.Tensor], torch.Tensor] = _rms if config.qk_norm else _same
         self.position = POSITIONS[config.position](config)
-        softmax = config.attn_type == "SM" or (config.attn_type, config.attn_scale) == (
-            "GK",
-            "norm",
-        )
+        kind = (config.attn_type, config.attn_scale)
+        softmax = kind in (("SM", "none"), ("GK", "norm"))
         self.attend: Softmax | Kernel = Softmax(config) if softmax else Kernel(config)
 
     def forward(self, x: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
@@ -172,8 +170,10 @@ class Softmax(nn.Module):
         """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)"""
         q, k = self.extend(q, k)
         T, S = q.size(2), k.size(2)
-        # SDPA's bf16 backward on a CPU takes 1.2 to 4 times as long (docs/benchmarks.md)
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        # SDPA's bf16 backward on a CPU takes 1.2 to 4 times as long; but by blocks scores are
+        # rounded to bf16, which the keys' norms are too large for
+        on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
+        if on_cpu and torch.is_grad_enabled() and self.extend is _pair:
             return by_blocks(q, k, v, self.weights, position, dropout)
         bias = position.bias(S - T, S, q.device)
         if bias is None and T in (1, S):  # one new token sees everything
@@ -278,9 +278,13 @@ def by_blocks(
 
 def _polynomial(scores: torch.Tensor, n: int) -> torch.Tensor:
     """(1 + s / 2^n)^(2^n) by n squarings: exp(s) on [-2^n, 0], to 1e-3 for n = 8."""
-    x: torch.Tensor = 1 + scores / float(2**n)
-    for _ in range(n):
-        x = x.square()
+    u = scores / float(2**n)
+    last = min(n, 4)
+    for _ in range(n - last):
+        u = u * (2 + u)  # (1 + u)^2 - 1: where u is tiny, 1 + u would round it away
+    x: torch.Tensor = 1 + u
+    for _ in range(last):
+        x = x.square()  # where u is near -1, this form is the exact one
     return x
 
 
@@ -312,10 +316,11 @@ DIVIDE: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
 def _carry_norms(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """q' k' = q k - |k|^2 / 2. The norm takes two channels: in one, bf16 would round too much."""
     half = k.float().square().sum(dim=3, keepdim=True) / 2  # (B, nh, S, 1)
-    high = half.to(k.dtype)
-    low = (half - high.float()).to(k.dtype)
+    high = half.to(q.dtype).float()  # q's type: a cache keeps k in fp32, and autocast rounds it
+    low = half - high
     ones = torch.ones_like(q[..., :1])
-    return torch.cat([q, ones, ones], dim=3), torch.cat([k, -high, -low], dim=3)
+    more = torch.cat([-high, -low], dim=3).to(k.dtype)
+    return torch.cat([q, ones, ones], dim=3), torch.cat([k, more], dim=3)
 
 
 def _same(x: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,8 @@ class Weights:
             ConfigError: the changes do not go together.
         """
         assert changes.keys() <= MAY_CHANGE, changes
+        if "attn_type" in changes:
+            changes.setdefault("attn_scale", None)  # the new kind's own
         vocab_size = vocab_size or self.vocab_size
         model = GPT(replace(self.config, **changes), vocab_size)
         tensors = dict(self.tensors)

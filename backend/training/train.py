@@ -184,6 +184,13 @@ def main(config: TrainConfig) -> Summary:
                     f"bits/char{mark}",
                     flush=True,
                 )
+                below, scores = model.outside()
+                if below:
+                    print(
+                        f"note: {below / scores:.1e} of the scores so far lay outside the domain "
+                        f"of {model.config.attn_type} and were clamped; more squarings widen it",
+                        flush=True,
+                    )
                 if improved:
                     best = checkpoint.Best(step, val.bpc)
                     if not config.always_save_checkpoint:
