@@ -28,6 +28,11 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+def first_line(error: BaseException) -> str:
+    """What another library says, short enough for a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class ConfigError(UserError):
     """A key, a value or a config file is wrong. All problems of one call are told at once."""
 

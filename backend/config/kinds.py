@@ -68,6 +68,12 @@ def kind_of(attn_type: str) -> Kind | None:
     return KINDS["GKpoly"] if squarings(attn_type) else KINDS.get(attn_type.replace("GKpoly", "?"))
 
 
+def default_scale(attn_type: str) -> str | None:
+    """What attn_scale is where nobody says it; None where there is no such kind."""
+    kind = kind_of(attn_type)
+    return kind.scales[0] if kind else None
+
+
 def problems(attn_type: str, attn_scale: str | None, position: str) -> Iterator[str]:
     """What does not go together, one sentence each."""
     kind = kind_of(attn_type)

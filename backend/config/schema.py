@@ -228,8 +228,7 @@ class ModelConfig(Settings):
 
     def resolved(self) -> Self:
         """The same with the default scale of its kind filled in, as a checkpoint states it."""
-        kind = kinds.kind_of(self.attn_type)
-        scale: Any = self.attn_scale or (kind.scales[0] if kind else None)
+        scale: Any = self.attn_scale or kinds.default_scale(self.attn_type)
         return replace(self, attn_scale=scale)
 
 

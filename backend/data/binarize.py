@@ -38,7 +38,7 @@ def main(config: BinarizeConfig) -> Summary:
     given = Path(config.tokenizer_file) if config.tokenizer_file else None
     tokenizer = tokenizers.load(given) if given else None
     size = str(config.vocab_size) if config.tokenizer == "bpe" and not given else ""
-    name = f"{tokenizer.kind}-{given.absolute().parent.name}" if tokenizer and given else ""
+    name = f"{tokenizer.kind}-{_owner(given)}" if tokenizer and given else ""
     folder = Path(config.data_dir) / (name or f"{config.tokenizer}{size}")
     settings = {k: v for k, v in config.as_dict().items() if k not in ("force", "data_dir")}
     settings["vocab_size"] = size
@@ -97,6 +97,10 @@ def main(config: BinarizeConfig) -> Summary:
             "splits": {name: writer.meta(name) for name, writer in writers.items()},
         },
     )
+    if unseen := set().union(*(writer.unseen for writer in writers.values())):
+        notes.append(
+            f"{given} does not know {' '.join(map(repr, sorted(unseen)))}: {tokenizers.UNKNOWN} now"
+        )
     counts = {
         "songs to train on": writers["train"].songs,
         "songs held out": writers["val"].songs,
@@ -110,6 +114,12 @@ def main(config: BinarizeConfig) -> Summary:
     return summary
 
 
+def _owner(tokenizer_file: Path) -> str:
+    """The run that a tokenizer.json is of."""
+    folder = tokenizer_file.resolve().parent
+    return folder.parent.name if folder.name.startswith("export-") else folder.name
+
+
 @dataclass
 class SplitWriter:
     """Appends documents to one split and keeps its counts."""
@@ -120,6 +130,7 @@ class SplitWriter:
 
     def __post_init__(self) -> None:
         self.tokens = self.songs = self.chars = self.bytes = 0
+        self.unseen: set[str] = set()  # characters that a tokenizer from elsewhere does not know
         self._digest = hashlib.sha256()
 
     def add(self, song: CleanSong, head: str) -> None:
@@ -127,7 +138,9 @@ class SplitWriter:
         self._put([self.tokenizer.eot])
         self._put(self.tokenizer.encode(head))  # header and text apart: no token spans the border
         self.idx_file.write(np.array([start, self.tokens], dtype="<u8").tobytes())
-        self._put(self.tokenizer.encode(song.text))
+        self._put(ids := self.tokenizer.encode(song.text))
+        if np.isin(ids, self.tokenizer.never_sampled()).any():
+            self.unseen.update(self.tokenizer.unseen(song.text))
         self.songs += 1
         self.chars += len(song.text)
         self.bytes += len(song.text.encode())

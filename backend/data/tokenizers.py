@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import DataError
+from backend.errors import DataError, first_line
 
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<|unknown|>"
 Ids = npt.NDArray[np.unsignedinteger[Any]]
@@ -133,7 +133,8 @@ class ByteBPE:
         if eot is None:
             raise ValueError(f"its vocabulary has no {END_OF_TEXT}")
         self.eot = int(eot)
-        self.kind = "gpt2" if self.vocab_size == GPT2_SIZE else "bpe"
+        is_gpt2 = self.vocab_size == GPT2_SIZE and whole.token_to_id("\u0120the") == 262
+        self.kind = "gpt2" if is_gpt2 else "bpe"
         self.dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
 
     @classmethod
@@ -200,24 +201,32 @@ class ByteBPE:
         return dict(self.whole.get_vocab(with_added_tokens=True))
 
     def to_json(self) -> str:
-        self.whole.encode_special_tokens = False  # others decide that for themselves
-        text = str(self.whole.to_str(pretty=True))
-        self.whole.encode_special_tokens = True
-        return text
+        return str(self.whole.to_str(pretty=True))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         from tokenizers import Tokenizer as Whole
 
         try:
-            return cls(Whole.from_str(text))
-        except ValueError:
-            raise
+            whole = Whole.from_str(text)
         except Exception as error:  # noqa: BLE001  the library raises bare Exceptions
             raise ValueError(str(error)) from error
+        read = cls(whole)
+        if max(read.vocabulary().values()) >= read.vocab_size:
+            raise ValueError("its ids have gaps")
+        if any(read.decode(read.encode(probe)) != probe for probe in (PROBE, PROBE[1:])):
+            raise ValueError("it does not give a text back as it was")
+        if read.eot in read.encode(PROBE):
+            raise ValueError(f"it takes {END_OF_TEXT} in a text for the end of it")
+        return read
 
 
 GPT2_SIZE = 50_257
+# What a byte-level BPE must give back: case, accents of both forms, white space at every place, all
+# bytes of UTF-8, and the name of the special.
+PROBE = f" It's  A\ne\u0301\u00e9\t\u65e5 \U0001f3b5{END_OF_TEXT} \n" + "".join(
+    map(chr, [*range(1, 0x250), *range(0x800, 0xD800, 0x3F), *range(0x10000, 0x110000, 0xFFF)])
+)
 
 
 def _byte_level(whole: Any) -> Any:
@@ -279,15 +288,19 @@ def load(path: Path) -> Tokenizer:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        is_bpe = json.loads(text)["model"]["type"] == "BPE"
+        model = json.loads(text)["model"]
+        # the released gpt2 file names no type
+        is_bpe = model.get("type", "BPE" if "merges" in model else "") == "BPE"
         return (ByteBPE if is_bpe else CharTokenizer).from_json(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise DataError(
-            f"no tokenizer.json in {path.parent}",
-            mend=f"python -m backend.data.binarize --data_dir={path.parent.parent}",
+            f"no tokenizer in {path}",
+            why="ids mean nothing without it",
+            mend="a run, an export and a folder of bins carry a tokenizer.json "
+            "(python -m backend.data.binarize writes one)",
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{path} is not a tokenizer this project wrote: {error}",
-            mend=f"python -m backend.data.binarize --data_dir={path.parent.parent} --force",
+            f"{path} is no tokenizer that can be used: {first_line(error)}",
+            mend="python -m backend.data.binarize --force writes it again beside the bins",
         ) from error

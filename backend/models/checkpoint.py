@@ -36,7 +36,7 @@ from backend.data import tokenizers
 from backend.errors import CheckpointError
 from backend.models import huggingface, lora, nanogpt
 from backend.models.gpt import GPT
-from backend.models.weights import Weights
+from backend.models.weights import Weights, shape_from
 from backend.storage import sha256, share, write_json
 
 FORMAT = 1
@@ -59,7 +59,7 @@ class Source:
     path: Path  # a step or exported folder, a Hugging Face folder, a ckpt.pt
     step: int = 0
     kind: Literal["ours", "huggingface", "nanogpt"] = "ours"
-    name: str = ""  # as it was asked for, where the path says less
+    name: str = ""  # the hub id, where the path says less
 
     def __str__(self) -> str:
         at = f", step {self.step}" if self.kind == "ours" else ""
@@ -75,9 +75,11 @@ class Source:
         """The run folder; for weights from elsewhere, the one where their lyrics would go."""
         if self.is_step:
             return self.path.parent.parent
-        if (self.path.parent / "checkpoints").is_dir():
+        if (self.path.absolute().parent / "checkpoints").is_dir():
             return self.path.parent  # an export within its run
-        return Path("out") / re.sub(r"[^\w.-]+", "-", self.name or self.path.stem).strip("-.")
+        path = self.path.absolute()
+        name = self.name or (path.parent if path.is_file() else path).name
+        return Path("out") / re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
     @property
     def files(self) -> list[Path]:
@@ -240,12 +242,12 @@ def find(place: Path | str, which: str = "best") -> Source:
     if standing := {s.step: s for s in steps(path)}:
         return _which(path, which, standing)
     if (path / "ckpt.pt").is_file():
-        return Source(path / "ckpt.pt", kind="nanogpt", name=path.name)
-    if not (path / "checkpoints").exists() and (path / "config.json").is_file():
-        return Source(path, kind="huggingface", name=path.name)
+        return Source(path / "ckpt.pt", kind="nanogpt")
+    if huggingface.is_model(path):
+        return Source(path, kind="huggingface")
     # a path that leads into an existing folder was meant as a path
     is_path = path.exists() or path.is_absolute() or path.parts[:1] == ("out",)
-    if not is_path and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(place)):
+    if not is_path and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(place)):
         return Source(huggingface.locate(str(place)), kind="huggingface", name=str(place))
     raise CheckpointError(
         f"no checkpoint in {path}",
@@ -322,7 +324,7 @@ def describe(source: Source) -> tuple[ModelConfig, int]:
         return weights.config, weights.vocab_size
     facts = facts_of(source)
     try:
-        return ModelConfig(**facts["model"]).resolved(), int(facts["vocab_size"])
+        return shape_from(facts["model"]), int(facts["vocab_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source.path}/model.json is not whole: {error!r}") from error
 
@@ -404,6 +406,13 @@ def tokenizer_file(source: Source) -> Path:
     ]
     found = (f / "tokenizer.json" for f in folders if (f / "tokenizer.json").is_file())
     return next(found, folders[0] / "tokenizer.json")
+
+
+def inputs(source: Source) -> list[Path]:
+    """Every file that what is made from these weights depends on, for a manifest."""
+    base = base_of(source).files if "lora" in facts_of(source) else []
+    file = tokenizer_file(source)
+    return [*source.files, *base, *([file] if file.is_file() else [])]
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

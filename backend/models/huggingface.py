@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from backend.config.schema import ModelConfig
-from backend.errors import CheckpointError, ConfigError
-from backend.models.weights import Weights
+from backend.errors import CheckpointError, ConfigError, first_line
+from backend.models.weights import Weights, shape_from
 
 # ours -> theirs, and what the values are called
 SETTINGS: Mapping[str, str] = {
@@ -87,8 +87,8 @@ def to_settings(config: ModelConfig, vocab_size: int, eot: int) -> dict[str, Any
         "attn_pdrop": config.dropout,
         "vocab_size": vocab_size,
         # GPT2Config's 50,256 would lie outside a small vocabulary
-        "bos_token_id": eot,
-        "eos_token_id": eot,
+        "bos_token_id": eot if eot < vocab_size else None,
+        "eos_token_id": eot if eot < vocab_size else None,
         **FIXED,
         "dtype": "float32",
     }
@@ -100,6 +100,8 @@ def from_settings(values: Mapping[str, Any]) -> tuple[ModelConfig, int]:
     Raises:
         ValueError: it is no GPT-2, or one with parts that ours has not.
     """
+    if not isinstance(values, dict):
+        raise ValueError("its config.json is no object")
     if values.get("model_type") != "gpt2":
         raise ValueError(f"its model_type is {values.get('model_type')!r}, and only gpt2 is read")
     given = {ours: values[theirs] for ours, theirs in SETTINGS.items() if theirs in values}
@@ -108,11 +110,11 @@ def from_settings(values: Mapping[str, Any]) -> tuple[ModelConfig, int]:
     name = SAME_ACTIVATION.get(name, name)
     if name not in ours:
         raise ValueError(f"its activation_function is {name!r}, ours are {', '.join(ours)}")
-    config = ModelConfig(**given | {"activation": ours[name]})
+    config = shape_from(given | {"activation": ours[name]})
     wrong = [f"{k} = {values[k]}" for k, v in FIXED.items() if values.get(k, v) != v]
     if values.get("n_inner") not in (None, 4 * config.n_embd):
         wrong.append(f"n_inner = {values['n_inner']}")
-    if wrong := [*wrong, *config.problems()]:
+    if wrong:
         raise ValueError(f"it has {', '.join(wrong)}, which ours has not")
     return config, int(values.get("vocab_size", 50_257))
 
@@ -158,11 +160,20 @@ def read(folder: Path) -> Weights:
             files = sorted(folder.glob("pytorch_model*.bin"))
             parts = [torch.load(f, map_location="cpu", weights_only=True) for f in files]
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+        raise CheckpointError(f"{folder} cannot be loaded: {first_line(error)}") from error
     if not files:
         raise CheckpointError(f"{folder} has a config.json but no model.safetensors")
     tensors = {name: tensor for part in parts for name, tensor in part.items()}
     return Weights(config, vocab_size, from_tensors(tensors, config))
+
+
+def is_model(folder: Path) -> bool:
+    """A folder with a config.json of transformers? Our run folders have one of another kind."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "model_type" in values
 
 
 def describe(folder: Path) -> tuple[ModelConfig, int]:
@@ -171,7 +182,7 @@ def describe(folder: Path) -> tuple[ModelConfig, int]:
         return from_settings(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{folder} holds no model that can be read: {_first_line(error)}"
+            f"{folder} holds no model that can be read: {first_line(error)}"
         ) from error
 
 
@@ -191,24 +202,21 @@ def locate(name: str) -> Path:
             continue
         if (folder / "config.json").is_file() and _has_weights(folder):
             return folder
+    reason = "no weights of PyTorch's among its files"
     try:
         for patterns in (SMALL + SAFE, SMALL + OLD):
             folder = Path(snapshot_download(names[0], allow_patterns=patterns, etag_timeout=5))
             if _has_weights(folder):
                 return folder
-    except (OSError, ValueError) as error:  # the hub's own errors are among these
-        raise CheckpointError(
-            f"{name!r} is neither a file or folder here, nor in the cache, nor to be had from "
-            f"Hugging Face: {_first_line(error)}",
-            mend="a path or hub id that exists; or, with a network once, "
-            f"`hf download {names[0]}` (HF_HOME says where it is kept)",
-        ) from None
-    raise CheckpointError(f"{name!r} on Hugging Face has no weights of PyTorch's")
+    except Exception as error:  # noqa: BLE001  the hub's client lets its transport's errors through
+        reason = first_line(error)
+    raise CheckpointError(
+        f"{name!r} is neither a file or folder here, nor whole in the cache, nor to be had from "
+        f"Hugging Face: {reason}",
+        mend="a path or hub id that exists; or, with a network once, "
+        f"`hf download {names[0]}` (HF_HOME says where it is kept)",
+    )
 
 
 def _has_weights(folder: Path) -> bool:
     return any(p.stat().st_size for kind in SAFE[:2] + OLD[:2] for p in folder.glob(kind))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

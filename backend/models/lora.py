@@ -30,7 +30,7 @@ class Adapted(nn.Linear):
         nn.Module.__init__(self)  # not nn.Linear's, which would make weights of its own
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
-        self.scale = alpha / rank
+        self.alpha, self.scale = alpha, alpha / rank
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=base.weight.device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
@@ -53,7 +53,7 @@ def add(model: GPT, rank: int, alpha: float) -> None:
 def rank_and_alpha(model: GPT) -> tuple[int, float]:
     """Of a model with adapters."""
     layer = next(m for m in model.modules() if isinstance(m, Adapted))
-    return len(layer.lora_A), layer.scale * len(layer.lora_A)
+    return len(layer.lora_A), layer.alpha
 
 
 def adapters(model: GPT) -> dict[str, torch.Tensor]:
@@ -87,7 +87,7 @@ def merged(
     """Weights with the adapters multiplied out: W + scale B A.
 
     Raises:
-        ValueError: an adapter of a layer that is not there.
+        ValueError: an adapter of a layer that is not there, or of another shape.
     """
     result = dict(weights)
     for name, a in tensors.items():
@@ -97,6 +97,8 @@ def merged(
         b = tensors.get(name.replace(".lora_A.", ".lora_B."))
         if layer not in result or b is None:
             raise ValueError(f"{name} has no counterpart")
+        if result[layer].shape != (len(b), a.size(1)):
+            raise ValueError(f"{layer} is {tuple(result[layer].shape)}, not {(len(b), a.size(1))}")
         result[layer] = result[layer] + scale * (b.float() @ a.float())  # (out, in)
     return result
 

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from backend.config.schema import ModelConfig
-from backend.errors import CheckpointError, ConfigError
+from backend.errors import CheckpointError, ConfigError, first_line
 from backend.models import huggingface
-from backend.models.weights import Weights
+from backend.models.weights import Weights, shape_from
 from backend.storage import atomic_write
 
 ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and DDP
 GPT2_SIZE, PADDED_SIZE = 50_257, 50_304
+WTE = "transformer.wte.weight"
 
 
 def read(path: Path) -> tuple[Weights, dict[str, Any]]:
@@ -35,26 +36,26 @@ def read(path: Path) -> tuple[Weights, dict[str, Any]]:
         whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as plain tensors: {str(error).strip().splitlines()[0]}",
+            f"{path} cannot be read as plain tensors: {first_line(error)}",
             why="a pickle may hold code, and is never run",
             mend="a ckpt.pt as nanoGPT's train.py writes it",
         ) from error
     try:
         arguments = whole["model_args"]
-        config = ModelConfig(**{k: arguments[k] for k in ARGUMENTS}, activation="gelu")
+        config = shape_from({k: arguments[k] for k in ARGUMENTS} | {"activation": "gelu"})
         vocab_size = int(arguments["vocab_size"])
         tensors = {_plain(name): tensor.float() for name, tensor in whole["model"].items()}
         training = whole.get("config") or {}
         facts = {"iter_num": int(whole.get("iter_num", 0)), "dataset": training.get("dataset")}
-    except (KeyError, TypeError, AttributeError) as error:
+        tensors = {k: v for k, v in tensors.items() if not huggingface.BUFFERS.search(k)}
+        tensors.pop("lm_head.weight", None)  # tied
+        if vocab_size == PADDED_SIZE:
+            vocab_size = GPT2_SIZE
+            tensors = {k: v[:vocab_size] if k == WTE else v for k, v in tensors.items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of nanoGPT: {error!r} in place of what it holds"
         ) from error
-    tensors = {k: v for k, v in tensors.items() if not huggingface.BUFFERS.search(k)}
-    tensors.pop("lm_head.weight", None)  # tied
-    if vocab_size == PADDED_SIZE:
-        vocab_size = GPT2_SIZE
-        tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"][:vocab_size]
     return Weights(config, vocab_size, tensors), facts
 
 
@@ -69,7 +70,7 @@ def refusals(config: ModelConfig) -> list[str]:
 
 
 def write(path: Path, weights: Weights, *, step: int, loss: float, dataset: str) -> None:
-    """A ckpt.pt that nanoGPT's sample.py reads, and its train.py starts from.
+    """A ckpt.pt that nanoGPT's sample.py reads, and its train.py resumes, with a fresh optimizer.
 
     Args:
         loss: the best validation loss, nats per token.
@@ -83,10 +84,14 @@ def write(path: Path, weights: Weights, *, step: int, loss: float, dataset: str)
             mend="--format=safetensors keeps every kind",
         )
     tensors = dict(weights.tensors)
-    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    tensors["lm_head.weight"] = tensors[WTE]
     arguments: Mapping[str, Any] = {k: getattr(weights.config, k) for k in ARGUMENTS}
+    own = [v for k, v in tensors.items() if k != "lm_head.weight"]
+    groups = [{"params": [v for v in own if v.dim() > 1], "weight_decay": 0.1}]
+    groups += [{"params": [v for v in own if v.dim() == 1], "weight_decay": 0.0}]
     whole = {
         "model": tensors,
+        "optimizer": torch.optim.AdamW(groups, betas=(0.9, 0.95)).state_dict(),
         "model_args": {**arguments, "vocab_size": weights.vocab_size},
         "iter_num": step,
         "best_val_loss": loss,

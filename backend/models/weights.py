@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from backend.config.loader import from_values
 from backend.config.schema import ModelConfig
-from backend.errors import CheckpointError
+from backend.errors import CheckpointError, ConfigError, first_line
 from backend.models.gpt import GPT, VOCABULARY
 
 WPE = "transformer.wpe.weight"
@@ -39,17 +40,36 @@ class Weights:
             changes.setdefault("attn_scale", None)  # the new kind's own
         vocab_size = vocab_size or self.vocab_size
         model = GPT(replace(self.config, **changes), vocab_size)
-        tensors = dict(self.tensors)
+        try:
+            model.load_weights(self._fitted(model))
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"these weights do not fit their own settings: {first_line(error)}"
+            ) from None
+        return model
+
+    def _fitted(self, model: GPT) -> dict[str, torch.Tensor]:
+        """The tensors with as many positions and ids as the model has."""
+        tensors, fresh = dict(self.tensors), model.weights()
         if WPE in tensors:
             T, have = model.config.block_size, len(tensors[WPE])
+            if have != self.config.block_size:
+                raise ValueError(f"{WPE} has {have} positions, not {self.config.block_size}")
             tensors[WPE] = tensors[WPE].repeat(-(-T // have), 1)[:T]  # (T, C)
-        fresh = model.weights()
         for name in VOCABULARY:
-            if name in tensors and name in fresh and self.vocab_size != vocab_size:
+            if name in tensors and name in fresh and self.vocab_size != model.vocab_size:
                 more = fresh[name][self.vocab_size :]  # as initialised; empty where rows are cut
-                tensors[name] = torch.cat([tensors[name][:vocab_size], more])
-        try:
-            model.load_weights(tensors)
-        except ValueError as error:
-            raise CheckpointError(f"these weights do not fit their own settings: {error}") from None
-        return model
+                tensors[name] = torch.cat([tensors[name][: model.vocab_size], more])
+        return tensors
+
+
+def shape_from(values: Mapping[str, Any]) -> ModelConfig:
+    """A shape that a file states, its types checked.
+
+    Raises:
+        ValueError: a key we do not know, a wrong type, an impossible value.
+    """
+    try:
+        return replace(from_values(ModelConfig, values), origins={}).resolved()
+    except ConfigError as error:
+        raise ValueError(" ".join(line.strip() for line in error.what.splitlines()[1:])) from None

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from backend.config import kinds
 from backend.config.schema import ModelConfig, TrainConfig
 from backend.data.batches import Bins
 from backend.errors import CheckpointError, ConfigError
@@ -24,9 +25,7 @@ from backend.models.weights import MAY_CHANGE
 
 
 def spelt_out(config: TrainConfig) -> TrainConfig:
-    """`finetune` as the path that it means, and LoRA's strength as a number."""
-    if config.lora_rank and config.lora_alpha is None:
-        config = dataclasses.replace(config, lora_alpha=2.0 * config.lora_rank)
+    """`finetune` as the path that it means."""
     if config.init_from != "finetune":
         return config
     to = f"{config.out_dir}-finetune"
@@ -69,32 +68,42 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
 
     Weights win over defaults, and over a recipe that says otherwise (this is told). The command
     line may shorten or extend the block and change the kind of attention; a recipe may shorten the
-    block. When resuming, anything said must agree.
+    block. When resuming, anything said must agree, but for the recipe of a run that began from
+    weights, which lost then too.
 
     Raises:
         CheckpointError: the command line, or a resumed run's recipe, contradicts the weights.
     """
     if source is None or config.init_from == "auto":
-        return config  # auto compares the settings, and the shape is one of them
+        # auto compares the settings, and the shape is one of them
+        return _with_alpha(config)
+    facts = checkpoint.facts_of(source)
     theirs, _ = checkpoint.describe(source)
-    own = config.part(ModelConfig).resolved().as_dict()
-    default = ModelConfig().resolved().as_dict()
+    own, default = config.part(ModelConfig).as_dict(), ModelConfig().as_dict()
     resumed = config.init_from == "resume"
     taken: dict[str, Any] = {}
     refused = []
+    # a caller in Python leaves no origins: what is no default was said
+    said = {
+        key: config.origins.get(key, None if own[key] == default[key] else "parameter")
+        for key in own
+    }
+    purposes = ("command line", "parameter")
+    new_kind = said["attn_type"] in purposes and own["attn_type"] != theirs.attn_type
     for key, value in theirs.as_dict().items():
-        # a caller in Python leaves no origins: what is no default was said
-        origin = config.origins.get(key, None if own[key] == default[key] else "parameter")
+        origin, on_purpose = said[key], said[key] in purposes
         if own[key] == value or key == "dropout":
             continue
         if origin is None:
-            if not (key == "attn_scale" and "attn_type" in config.origins):
+            if not (key == "attn_scale" and new_kind):
                 taken[key] = value  # else the new kind's own default stands
+        elif resumed and not on_purpose and facts.get("from"):
+            taken[key] = value
         elif resumed:
             refused.append(f"{key} = {own[key]} ({origin}; the run has {value})")
         elif key in ("init", "zero_init"):
             continue  # nothing is initialised
-        elif origin in ("command line", "parameter"):
+        elif on_purpose:
             if key not in MAY_CHANGE:
                 refused.append(f"{key} = {own[key]} (the weights have {value})")
             else:
@@ -105,7 +114,7 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
             taken[key] = value
             print(f"note: {key} = {value}, as in the weights, not {own[key]} ({origin})")
     if resumed:
-        adapters = checkpoint.facts_of(source).get("lora", {"rank": 0, "alpha": None})
+        adapters = facts.get("lora", {"rank": 0, "alpha": None})
         for key, value in adapters.items():
             if (asked := getattr(config, f"lora_{key}")) not in (0, None, value):
                 refused.append(f"lora_{key} = {asked} (the run has {value})")
@@ -115,7 +124,14 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
             f"{source} has another shape: " + ", ".join(refused),
             mend="leave these keys out" + (" when resuming" if resumed else ""),
         )
-    return dataclasses.replace(config, **taken)
+    origins = dict(config.origins) | dict.fromkeys(taken, str(source))
+    return _with_alpha(dataclasses.replace(config, **taken, origins=origins))
+
+
+def _with_alpha(config: TrainConfig) -> TrainConfig:
+    if config.lora_rank and config.lora_alpha is None:
+        return dataclasses.replace(config, lora_alpha=2.0 * config.lora_rank)
+    return config
 
 
 def check(
@@ -133,6 +149,7 @@ def check(
     # JSON has no tuples: compare what the file would hold; keys younger than the run had their
     # defaults in it
     before = TrainConfig().as_dict() | facts["experiment"]
+    before["attn_scale"] = before["attn_scale"] or kinds.default_scale(before["attn_type"])
     changed = [k for k, v in json.loads(json.dumps(experiment)).items() if before.get(k) != v]
     same_data = facts["data_sha256"] == bins.sha256
     if config.init_from == "auto" and not config.eval_only:
@@ -182,7 +199,7 @@ def build(config: TrainConfig, bins: Bins, source: Source | None, *, resumed: bo
     changes = {key: getattr(shape, key) for key in MAY_CHANGE}
     model = weights.build(vocab_size, **changes)
     if config.lora_rank:
-        assert config.lora_alpha is not None  # spelt_out
+        assert config.lora_alpha is not None  # _with_alpha
         lora.add(model, config.lora_rank, config.lora_alpha)
     if adapted:
         lora.load(model, checkpoint.load_adapters(source))

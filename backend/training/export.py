@@ -11,7 +11,7 @@ sends the Hugging Face folder to the hub, private unless --public.
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from backend.config.loader import program
 from backend.config.schema import ExportConfig
 from backend.data import tokenizers
 from backend.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer
-from backend.errors import CheckpointError, ConfigError, NetworkError
+from backend.errors import CheckpointError, ConfigError, NetworkError, first_line
 from backend.models import checkpoint, huggingface, nanogpt
 from backend.models.checkpoint import Source
 from backend.models.gpt import n_params
@@ -51,7 +51,7 @@ def main(config: ExportConfig) -> Summary:
     folder = Path(config.export_dir or run / f"export-{config.format}")
     print(f"model:   {source}")
     settings = {"format": config.format, "name": run.name}
-    files = [*source.files, checkpoint.tokenizer_file(source)]
+    files = checkpoint.inputs(source)
     stage = Stage("export", VERSION, folder, settings=settings, inputs=files)
     summary = stage.unchanged()
     if summary is None:
@@ -69,14 +69,20 @@ def main(config: ExportConfig) -> Summary:
         aside = folder.with_name(f".tmp-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
+        making = Stage("export", VERSION, aside, settings=settings, inputs=files)
         difference = FORMATS[config.format](export, aside, run.name)
-        shutil.rmtree(folder, ignore_errors=True)  # an older export, by its manifest
-        aside.rename(folder)
         counts = {
             "parameters": n_params(export.weights.build()),
             "largest difference of a logit": f"{difference:.1e}",
         }
-        summary = stage.finish(sorted(p for p in folder.iterdir() if p.is_file()), counts)
+        made = making.finish(sorted(p for p in aside.iterdir() if p.is_file()), counts)
+        older = folder.with_name(f".old-{folder.name}")
+        shutil.rmtree(older, ignore_errors=True)
+        if folder.exists():
+            folder.rename(older)
+        aside.rename(folder)  # with its manifest: the export stands at once, or not at all
+        shutil.rmtree(older, ignore_errors=True)
+        summary = replace(made, folder=folder)
     print(summary.line())
     if config.push_to_hub:
         print(f"pushed:  {_push(folder, config.push_to_hub, public=config.public)}")
@@ -317,9 +323,11 @@ def _push(folder: Path, repo_id: str, *, public: bool) -> str:
         api.upload_folder(
             repo_id=repo_id, folder_path=folder, ignore_patterns=["export.manifest.json"]
         )
-    except (OSError, ValueError) as error:  # the hub's own errors are among these
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001  the hub's client lets its transport's errors through
         raise NetworkError(
-            f"cannot push to {repo_id}: {str(error).strip().splitlines()[0]}",
+            f"cannot push to {repo_id}: {first_line(error)}",
             mend="`hf auth login`, or a token that may write in HF_TOKEN, and a name as you/name",
         ) from None
     return str(url)

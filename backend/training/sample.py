@@ -39,7 +39,7 @@ def main(config: SampleConfig) -> Summary:
         VERSION,
         run / "lyrics",
         settings=settings,
-        inputs=source.files,
+        inputs=checkpoint.inputs(source),
     )
     if done := stage.unchanged():
         path = done.folder / done.counts["file"]
@@ -50,13 +50,18 @@ def main(config: SampleConfig) -> Summary:
     model = checkpoint.load_model(source, runtime.device)
     fields = {"artist": config.artist or "", "title": config.title or ""}
     head = header(fields)
-    if unseen := tokenizer.unseen(head + start):
-        print(f"note: the model never saw {' '.join(map(repr, unseen))}; read as unknown")
-    # a model of nanoGPT's own characters knows no end of text: it starts on a new line
+    # a model of nanoGPT's own characters knows neither end of text nor unknown
     eot = tokenizer.eot if tokenizer.eot < model.vocab_size else None
-    opening = tokenizer.encode("\n").tolist() if eot is None else [eot]
-    front = [*opening, *tokenizer.encode(head).tolist()]
-    prompt = [*front, *tokenizer.encode(start).tolist()]
+    if unseen := tokenizer.unseen(head + start):
+        become = "left out" if eot is None else "read as unknown"
+        print(f"note: the model never saw {' '.join(map(repr, unseen))}; {become}")
+
+    def known(text: str) -> list[int]:
+        return [i for i in tokenizer.encode(text).tolist() if i < model.vocab_size]
+
+    opening = [eot] if eot is not None else known("\n") or [0]
+    front = [*opening, *known(head)]
+    prompt = [*front, *known(start)]
     compiled: Any = torch.compile(model) if config.compile is True else model
     seeds = [config.seed + i for i in range(config.num_samples)]
     with runtime.autocast():
@@ -112,6 +117,12 @@ def main(config: SampleConfig) -> Summary:
 
 def _start(config: SampleConfig) -> str:
     if not config.start.startswith("FILE:"):
+        try:
+            config.start.encode()
+        except UnicodeEncodeError:  # half a surrogate pair: a byte of another encoding
+            raise ConfigError(
+                "start holds a byte that is no UTF-8", mend="--start=FILE:prompt.txt"
+            ) from None
         return config.start
     path = Path(config.start.removeprefix("FILE:"))
     try:

@@ -80,6 +80,7 @@ def main(config: TrainConfig) -> Summary:
     tokens_per_step = batch_size * accumulation * config.block_size
     experiment = {k: v for k, v in config.as_dict().items() if k not in NOT_THE_EXPERIMENT}
     experiment["tokens_per_step"] = tokens_per_step
+    experiment["attn_scale"] = config.resolved().attn_scale
     stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
     if config.init_from == "auto" and not config.eval_only and (done := stage.unchanged()):
         print(done.line())

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import pickle
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +20,17 @@ def main(folder, **settings):
     return binarize.main(BinarizeConfig(data_dir=str(folder), **settings))
 
 
-def stream(folder, name):
-    meta = json.loads((folder / "char" / "meta.json").read_text())
-    kind = np.dtype(meta["dtype"]).newbyteorder("<")
-    return np.fromfile(folder / "char" / f"{name}.bin", dtype=kind)
+def stream(folder, name, kind="char"):
+    meta = json.loads((folder / kind / "meta.json").read_text())
+    dtype = np.dtype(meta["dtype"]).newbyteorder("<")
+    return np.fromfile(folder / kind / f"{name}.bin", dtype=dtype)
 
 
-def documents(folder, name):
+def documents(folder, name, kind="char"):
     """(header, text) of every document of a split, from the files alone."""
-    tokenizer = tokenizers.load(folder / "char" / "tokenizer.json")
-    ids = stream(folder, name)
-    pairs = np.fromfile(folder / "char" / f"{name}.idx", dtype="<u8").reshape(-1, 2)
+    tokenizer = tokenizers.load(folder / kind / "tokenizer.json")
+    ids = stream(folder, name, kind)
+    pairs = np.fromfile(folder / kind / f"{name}.idx", dtype="<u8").reshape(-1, 2)
     ends = [*pairs[1:, 0], len(ids) - 1][: len(pairs)]
     found = []
     for (start, text), end in zip(pairs.tolist(), ends, strict=True):
@@ -37,12 +39,12 @@ def documents(folder, name):
     return found
 
 
-def texts(folder, name):
-    return [text for _, text in documents(folder, name)]
+def texts(folder, name, kind="char"):
+    return [text for _, text in documents(folder, name, kind)]
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in (folder / "char").iterdir()}
+def files(folder, kind="char"):
+    return {path.name: path.read_bytes() for path in (folder / kind).iterdir()}
 
 
 # --- the demo -------------------------------------------------------------------------------------
@@ -418,3 +420,250 @@ def test_a_text_that_is_no_unicode_is_refused_with_a_sentence(tmp_path, rows):
     with pytest.raises(DataError) as error:
         main(tmp_path)
     assert "data.json" in error.value.what
+
+
+# --- byte-level BPE -------------------------------------------------------------------------------
+
+GPT2_FILES = Path("/work/shared/data/tiktoken_cache")
+needs_gpt2 = pytest.mark.skipif(
+    not GPT2_FILES.is_dir(), reason=f"GPT-2's vocabulary is not in {GPT2_FILES}"
+)
+BPES = ["bpe400", pytest.param("gpt2", marks=needs_gpt2)]
+
+
+@pytest.fixture(scope="module")
+def all_kinds(demo, tmp_path_factory):
+    """The demo corpus with every tokenizer that is here: to read, never to change."""
+    folder = shutil.copytree(demo, tmp_path_factory.mktemp("kinds") / "demo")
+    main(folder, tokenizer="bpe", vocab_size=400)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(GPT2_FILES))
+        if GPT2_FILES.is_dir():
+            main(folder, tokenizer="gpt2")
+    return folder
+
+
+def meta(folder, kind="char"):
+    return json.loads((folder / kind / "meta.json").read_text())
+
+
+@pytest.mark.parametrize("kind", BPES)
+def test_the_bins_of_a_bpe_decode_to_exactly_the_documents(all_kinds, kind):
+    for name in ("train", "val"):
+        assert documents(all_kinds, name, kind) == documents(all_kinds, name)
+    shown = sorted(texts(all_kinds, "train", kind) + texts(all_kinds, "val", kind))
+    assert shown == sorted(song.text for song in read_songs(all_kinds / "data.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "size"),
+    [("bpe400", "bpe", 400), pytest.param("gpt2", "gpt2", 50_257, marks=needs_gpt2)],
+)
+def test_meta_of_a_bpe_tells_the_truth_and_nanogpt_is_given_two_bytes_an_id(
+    all_kinds, name, kind, size
+):
+    folder, told = all_kinds / name, meta(all_kinds, name)
+    assert told["kind"] == kind
+    assert (told["vocab_size"], told["eot"], told["dtype"]) == (size, size - 1, "uint16")
+    digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert told["tokenizer_sha256"] == digest
+    for name, split in told["splits"].items():
+        ids = np.memmap(folder / f"{name}.bin", dtype=np.uint16, mode="r")  # as nanoGPT reads it
+        assert len(ids) == split["tokens"]
+        assert ids.max() == told["eot"]
+        digest = hashlib.sha256((folder / f"{name}.bin").read_bytes()).hexdigest()
+        assert split["sha256"] == digest
+
+
+def test_only_characters_have_the_meta_pkl_of_nanogpt(all_kinds):
+    # nanoGPT's sample.py takes GPT-2's own vocabulary where there is none
+    assert [p.parent.name for p in all_kinds.glob("*/meta.pkl")] == ["char"]
+
+
+@pytest.mark.parametrize("kind", BPES)
+def test_bits_per_character_mean_the_same_with_every_tokenizer(all_kinds, kind):
+    for name in ("train", "val"):
+        ours, characters = (meta(all_kinds, k)["splits"][name] for k in (kind, "char"))
+        for key in ("songs", "chars", "bytes"):
+            assert ours[key] == characters[key] > 0
+        assert ours["tokens"] < characters["tokens"]
+
+
+@pytest.mark.parametrize("kind", BPES)
+def test_no_token_of_a_bpe_spans_the_border_of_header_and_text(all_kinds, kind):
+    tokenizer = tokenizers.load(all_kinds / kind / "tokenizer.json")
+    ids = stream(all_kinds, "val", kind).tolist()
+    pairs = np.fromfile(all_kinds / kind / "val.idx", dtype="<u8").reshape(-1, 2).tolist()
+    for (start, text), (head, _) in zip(pairs, documents(all_kinds, "val"), strict=True):
+        assert ids[start + 1 : text] == tokenizer.encode(head).tolist()
+
+
+def test_a_bpe_lies_in_a_folder_of_its_size(tmp_path, rows):
+    assert main(rows(tmp_path, 20), tokenizer="bpe").folder == tmp_path / "bpe4096"
+    assert meta(tmp_path, "bpe4096")["kind"] == "bpe"
+    assert meta(tmp_path, "bpe4096")["vocab_size"] < 4096  # songs so few have no more merges
+    assert main(tmp_path, tokenizer="bpe", vocab_size=300).folder == tmp_path / "bpe300"
+    assert meta(tmp_path, "bpe300")["vocab_size"] == 300
+
+
+def test_a_bpe_too_small_for_all_bytes_is_a_problem_of_the_settings():
+    assert any("257" in problem for problem in BinarizeConfig(vocab_size=256).problems())
+    assert not list(BinarizeConfig(vocab_size=257).problems())
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_merges_are_learned_from_the_songs_to_train_on_alone(tmp_path, rows, side):
+    main(rows(tmp_path, 60), val_fraction=0.2)
+    mine = set(texts(tmp_path, side))
+    songs = json.loads((tmp_path / "data.json").read_text())
+    for song in songs:
+        if song["text"] in mine:
+            song["text"] += "\nZyzzyva qwghlm" * 8
+            song["song_name"] += " zyzzyva"
+    main(rows(tmp_path, songs), val_fraction=0.2, tokenizer="bpe", vocab_size=400)
+    assert all("zyzzyva" in head for head, _ in documents(tmp_path, "val", "bpe400")) == (
+        side == "val"
+    )
+    vocabulary = tokenizers.load(tmp_path / "bpe400" / "tokenizer.json").vocabulary()
+    learned = {token for token in vocabulary if "zz" in token or "qw" in token}
+    assert bool(learned) == (side == "train"), learned
+    held_out = sorted(s["text"] for s in songs if s["text"] in texts(tmp_path, "val", "bpe400"))
+    assert sorted(texts(tmp_path, "val", "bpe400")) == held_out
+
+
+def test_of_few_songs_too_the_held_out_end_teaches_no_merge(tmp_path, rows):
+    rows(tmp_path, [{"text": "la la la\n" * 90 + "Zyzzyva\n" * 10}])
+    main(tmp_path, tokenizer="bpe", vocab_size=300)
+    assert "Zyzzyva" in texts(tmp_path, "val", "bpe300")[0]
+    assert "Zyzzyva" not in texts(tmp_path, "train", "bpe300")[0]
+    vocabulary = tokenizers.load(tmp_path / "bpe300" / "tokenizer.json").vocabulary()
+    assert not [token for token in vocabulary if "zz" in token]
+    assert "Ġla" in vocabulary
+
+
+def test_the_end_of_text_in_a_song_stays_text_for_a_bpe(tmp_path, rows):
+    songs = [{"text": f"la <|endoftext|> {i}", "song_name": "<|endoftext|>"} for i in range(20)]
+    main(rows(tmp_path, songs), tokenizer="bpe", vocab_size=300)
+    eot, found = meta(tmp_path, "bpe300")["eot"], []
+    for name in ("train", "val"):
+        own = texts(tmp_path, name, "bpe300")
+        assert (stream(tmp_path, name, "bpe300") == eot).sum() == len(own) + 1
+        found += own
+    assert sorted(found) == sorted(song["text"] for song in songs)
+
+
+def test_every_tokenizer_is_done_once_and_leaves_the_others_alone(all_kinds, tmp_path):
+    folder = shutil.copytree(all_kinds, tmp_path / "demo")
+    before = {
+        path.name: files(folder, path.name)
+        for path in folder.glob("*")
+        if (path / "meta.json").is_file()
+    }
+    assert {"char", "bpe400"} <= before.keys()
+    assert main(folder).skipped
+    assert main(folder, vocab_size=999).skipped  # characters have no such number
+    if "gpt2" in before:
+        assert main(folder, tokenizer="gpt2", vocab_size=999).skipped
+    assert main(folder, tokenizer="bpe", vocab_size=400).skipped
+    assert not main(folder, tokenizer="bpe", vocab_size=300).skipped
+    assert main(folder, tokenizer="bpe", vocab_size=400).skipped
+    assert {kind: files(folder, kind) for kind in before} == before
+    assert not main(folder, tokenizer="bpe", vocab_size=400, seed=2).skipped
+    assert files(folder, "bpe400") != before["bpe400"]
+    assert main(folder).skipped
+
+
+def test_a_bpe_made_again_is_the_same(all_kinds, tmp_path):
+    folder = shutil.copytree(all_kinds, tmp_path / "demo")
+    before = files(folder, "bpe400")
+    assert not main(folder, tokenizer="bpe", vocab_size=400, force=True).skipped
+    after = files(folder, "bpe400")
+    for name in set(before) - {"binarize.manifest.json"}:
+        assert after[name] == before[name], f"{name} differs from run to run"
+
+
+def test_without_gpt2s_vocabulary_nothing_is_written_and_the_way_out_is_told(
+    tmp_path, rows, monkeypatch
+):
+    def unreachable(address):
+        raise OSError(f"no route to {address}")
+
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
+    monkeypatch.setattr("tiktoken.load.read_file", unreachable)
+    with pytest.raises(DataError) as error:
+        main(rows(tmp_path / "corpus", 20), tokenizer="gpt2")
+    assert "TIKTOKEN_CACHE_DIR" in error.value.mend
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == ["data.json"]
+
+
+# --- another's tokenizer --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["char", *BPES])
+def test_songs_can_be_written_in_the_ids_of_a_run(all_kinds, tmp_path, rows, kind):
+    run = tmp_path / "out" / "demo.1"
+    run.mkdir(parents=True)
+    given = Path(shutil.copy(all_kinds / kind / "tokenizer.json", run))
+    theirs = tokenizers.load(given)
+    folder = rows(tmp_path / "new", [{"text": f"the sea\nthe {c * 9}"} for c in "abcdefghi" * 3])
+    made = main(folder, tokenizer_file=str(given)).folder
+    told, theirs_told = meta(folder, made.name), meta(all_kinds, kind)
+    assert made == folder / f"{theirs_told['kind']}-demo.1"
+    for key in ("kind", "vocab_size", "dtype", "eot"):
+        assert told[key] == theirs_told[key]
+    assert tokenizers.load(made / "tokenizer.json").vocabulary() == theirs.vocabulary()
+    songs = list(read_songs(folder / "data.json"))
+    for name in ("train", "val"):
+        ids, mine = [], set(texts(folder, name, made.name))
+        for song in songs:
+            if song.text in mine:
+                ids += [theirs.eot, *theirs.encode(song.text).tolist()]  # they have no header
+        assert stream(folder, name, made.name).tolist() == [*ids, theirs.eot]
+    assert sum(split["songs"] for split in told["splits"].values()) == len(songs)
+    assert (made / "meta.pkl").is_file() == (kind == "char")
+
+
+def test_characters_that_a_run_never_saw_stay_in_their_place_as_unknown(corpus, tmp_path, rows):
+    songs = [{"text": f"Ω sail {i} Ω\nλ", "song_name": "Ω", "id": str(i)} for i in range(20)]
+    folder = rows(tmp_path / "new", songs)
+    made = main(folder, tokenizer_file=str(corpus / "char" / "tokenizer.json")).folder
+    assert made.name == "char-char"
+    shown = texts(folder, "train", made.name) + texts(folder, "val", made.name)
+    blank = "<|unknown|>"
+    known = set(tokenizers.load(corpus / "char" / "tokenizer.json").characters)
+    assert not {"Ω", "λ"} & known
+    expected = ["".join(c if c in known else blank for c in song["text"]) for song in songs]
+    assert sorted(shown) == sorted(expected)
+    assert {head for head, _ in documents(folder, "val", made.name)} == {f"title: {blank}\n\n"}
+    counted = meta(folder, made.name)["splits"]
+    characters = sum(len(song["text"]) for song in songs)
+    assert counted["train"]["chars"] + counted["val"]["chars"] == characters
+
+
+def test_another_tokenizer_in_the_file_is_noticed(all_kinds, tmp_path, rows):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(all_kinds / "char" / "tokenizer.json", run)
+    folder = rows(tmp_path / "new", 20)
+    given = str(run / "tokenizer.json")
+    assert not main(folder, tokenizer_file=given).skipped
+    assert main(folder, tokenizer_file=given).skipped
+    assert main(folder, tokenizer_file=given, vocab_size=300).skipped  # nothing is trained
+    assert not main(folder).skipped  # characters of its own, in a folder of its own
+    assert main(folder, tokenizer_file=given).skipped
+    other = tokenizers.CharTokenizer.train([*(s.text for s in read_songs(folder / "data.json"))])
+    (run / "tokenizer.json").write_text(other.to_json(), encoding="utf-8")
+    assert not main(folder, tokenizer_file=given).skipped
+    assert meta(folder, "char-run")["vocab_size"] == other.vocab_size
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"not json"])
+def test_a_tokenizer_file_that_is_none_is_a_sentence_and_writes_nothing(tmp_path, rows, content):
+    folder, given = rows(tmp_path / "new", 20), tmp_path / "run" / "tokenizer.json"
+    given.parent.mkdir()
+    if content is not None:
+        given.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        main(folder, tokenizer_file=str(given))
+    assert str(given.parent) in error.value.what
+    assert [path.name for path in folder.iterdir()] == ["data.json"]

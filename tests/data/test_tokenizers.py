@@ -1,21 +1,93 @@
-"""Tokenizers: text comes back, ids are nanoGPT's, and tokenizer.json means the same elsewhere."""
+"""Tokenizers: text comes back, ids are nanoGPT's and GPT-2's, tokenizer.json means the same
+elsewhere."""
 
+import hashlib
 import json
+import pickle
+import pickletools
+from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
+import tiktoken
 import tokenizers as hugging_face
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers
 
 from backend.data import tokenizers
-from backend.data.tokenizers import CharTokenizer
+from backend.data.tokenizers import ByteBPE, CharTokenizer
 from backend.errors import DataError
 
 ALPHABET = "\n !',-.?ABCTabcdefghiklmnorstuwxyäéñß<|>_\t\r\u0301\u200d\u2028日本語אب👩🚀🇩🇪\ufeff\0"
 CHARS = CharTokenizer.train([ALPHABET])
 THEIRS = hugging_face.Tokenizer.from_str(CHARS.to_json())
 TEXTS = st.text(st.sampled_from(ALPHABET), max_size=60)
+
+SHARED = Path("/work/shared/data")
+VERSE = "The tide, the tide goes out\nand nobody knows where the tide is going\n\n"
+BPE = ByteBPE.train([VERSE, "Ständchen über dem Fluß"], 300)
+# What a pattern of words splits wrongly where it is not quite GPT-2's: contractions, runs of white
+# space of every kind at every place, digits that are none, marks, controls, halves of emoji.
+AWKWARD = [
+    "",
+    "I'll say it's we'VE 'twas they'd've, o'er ''s 's's",
+    "don’t ‘tis I’LL",
+    "  two  spaces   three \t tabs\t\tend  ",
+    "\n\n\nlines\r\n\r\n \n  \n",
+    "a\xa0b\u3000c\u2009d\u2028e\u2029f\x85g\u200bh\u180ei\x1cj\x0bk\x0cl",
+    "1,000 ½ ² Ⅷ ٣٤ 九 1st x2y3",
+    "e\u0301 e\u0301\u0327 ñ ﬁ ſ İı ß ẞ",
+    "👩\u200d🚀🇩🇪🏴\U000e0067\U000e007f ☃\ufe0f",
+    "שלום עולם مرحبا नमस्ते ไทย 日本語の歌 한국어",
+    "\0\x01\x7f\ufeff\ufffd\uffff\ue000\U0010ffff",
+    "[Verse 1]\n(oh, oh-oh) -- *la* #1 & <|endoftext|><|unknown|>",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 8 + "!" * 99 + " " * 99 + ".",
+]
+TRICKY = st.text(st.sampled_from(" \n\t'’sStTrRemllvdDaé1½_-\xa0\u3000\u0301🎵<|>"), max_size=60)
+ANY_TEXT = st.text(max_size=60) | TRICKY
+
+
+@pytest.fixture(scope="module")
+def vocabulary_files():
+    """TIKTOKEN_CACHE_DIR, so that nothing is downloaded."""
+    folder = SHARED / "tiktoken_cache"
+    if not folder.is_dir():
+        pytest.skip(f"GPT-2's vocabulary is not in {folder}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def gpt2(vocabulary_files):
+    return ByteBPE.gpt2()
+
+
+@pytest.fixture(scope="module")
+def openai(vocabulary_files):
+    """GPT-2's tokenizer by OpenAI's own code, from the files of 2019 that we do not read."""
+    return tiktoken.get_encoding("gpt2")
+
+
+@pytest.fixture(scope="module", params=["trained", "gpt2"])
+def bpe(request):
+    """A BPE of each origin."""
+    return BPE if request.param == "trained" else request.getfixturevalue("gpt2")
+
+
+@pytest.fixture(scope="module")
+def library(bpe):
+    """Its tokenizer.json in the hands of the `tokenizers` library alone."""
+    return hugging_face.Tokenizer.from_str(bpe.to_json())
+
+
+@pytest.fixture(params=["char", "bpe", "gpt2"])
+def tokenizer(request):
+    """One of each kind."""
+    own = {"char": CHARS, "bpe": BPE}
+    return own.get(request.param) or request.getfixturevalue("gpt2")
 
 
 @given(TEXTS)
@@ -93,15 +165,40 @@ def test_a_tokenizer_comes_back_from_its_json(text):
     assert again.encode(text).tolist() == chars.encode(text).tolist()
 
 
-def test_load_reads_what_to_json_wrote(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(CHARS.to_json(), encoding="utf-8")
-    loaded = tokenizers.load(tmp_path / "tokenizer.json")
-    assert loaded.encode(ALPHABET).tolist() == CHARS.encode(ALPHABET).tolist()
-    assert loaded.kind == "char"
+def test_load_reads_what_to_json_wrote(tmp_path, tokenizer):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json(), encoding="utf-8")
+    loaded = tokenizers.load(path)
+    for attribute in ("kind", "vocab_size", "eot", "dtype"):
+        assert getattr(loaded, attribute) == getattr(tokenizer, attribute)
+    assert loaded.vocabulary() == tokenizer.vocabulary()
+    assert sorted(loaded.vocabulary().values()) == list(range(loaded.vocab_size))
+    assert loaded.never_sampled() == tokenizer.never_sampled()
+    assert loaded.to_json() == tokenizer.to_json()
+    for text in [ALPHABET, *AWKWARD]:
+        assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+        assert loaded.decode(loaded.encode(text)) == tokenizer.decode(tokenizer.encode(text))
+
+
+def test_other_texts_give_another_vocabulary():
+    assert CharTokenizer.train(["abc"]).vocabulary() != CharTokenizer.train(["abd"]).vocabulary()
+    assert ByteBPE.train(["la la la"], 300).vocabulary() != BPE.vocabulary()
 
 
 def other(vocabulary):
     return json.dumps({"model": {"type": "WordLevel", "vocab": vocabulary}}).encode()
+
+
+def spoilt(**changes):
+    """Our BPE with other values in its model."""
+    whole = json.loads(BPE.to_json())
+    whole["model"].update(changes)
+    return json.dumps(whole).encode()
+
+
+def of_others(model):
+    """A tokenizer.json as other projects have it."""
+    return hugging_face.Tokenizer(model).to_str().encode()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +223,18 @@ def other(vocabulary):
         other({"a": 0, "b": "1", "<|endoftext|>": 2, "<|unknown|>": 3}),
         other({"a": 0, "b": 7, "<|endoftext|>": 8, "<|unknown|>": 9}),
         other({"a": 0, "b": 0, "<|endoftext|>": 2, "<|unknown|>": 3}),
+        of_others(models.Unigram([("a", -1.0), ("<|endoftext|>", -2.0), ("<|unknown|>", -3.0)], 2)),
+        of_others(models.WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]")),
+        of_others(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])),  # no end of text
+        json.dumps(json.loads(BPE.to_json()) | {"added_tokens": []}).encode(),
+        BPE.to_json().encode()[:-200],
+        spoilt(vocab=None),
+        spoilt(vocab={}),
+        spoilt(vocab={"a": -1}),
+        spoilt(merges=[["no", "where"]]),
+        spoilt(merges=7),
+        spoilt(type="Unigram"),
+        spoilt(type=["BPE"]),
     ],
     ids=lambda content: ascii(content[:60]),
 )
@@ -157,3 +266,198 @@ def test_ids_are_two_bytes_as_long_as_the_vocabulary_fits_and_four_after():
     assert more.dtype == more.encode("a").dtype == np.uint32
     assert more.encode("\U0010ffff" + letters[2**16 - 2]).tolist() == [2**16, 2**16 - 2]
     assert more.decode([2**16 - 2]) == letters[2**16 - 2]
+
+
+def test_a_bpe_of_more_than_two_bytes_has_ids_of_four(tmp_path):
+    whole = json.loads(BPE.to_json())
+    vocabulary = whole["model"]["vocab"]
+    vocabulary.update({f"filler{i}": i for i in range(len(vocabulary), 2**16 - 1)})
+    whole["added_tokens"][0]["id"] = 2**16 - 1
+    most = ByteBPE.from_json(json.dumps(whole))
+    assert (most.dtype, most.vocab_size, most.eot) == (np.uint16, 2**16, 2**16 - 1)
+    assert most.encode(VERSE).dtype == np.uint16
+    vocabulary["one more"] = 2**16 - 1
+    whole["added_tokens"][0]["id"] = 2**16
+    more = ByteBPE.from_json(json.dumps(whole))
+    assert (more.vocab_size, more.eot) == (2**16 + 1, 2**16)
+    assert more.dtype == more.encode(VERSE).dtype == np.uint32
+    assert more.encode(VERSE).tolist() == most.encode(VERSE).tolist() == BPE.encode(VERSE).tolist()
+
+
+# --- byte-level BPE -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", AWKWARD, ids=lambda text: ascii(text[:40]))
+def test_ids_of_gpt2_are_those_of_tiktoken(gpt2, openai, text):
+    assert gpt2.encode(text).tolist() == openai.encode_ordinary(text)
+
+
+@given(ANY_TEXT)
+@settings(max_examples=200)
+def test_ids_of_gpt2_are_those_of_tiktoken_for_any_text(gpt2, openai, text):
+    assert gpt2.encode(text).tolist() == openai.encode_ordinary(text)
+
+
+def test_ids_of_gpt2_are_those_of_tiktoken_for_a_whole_corpus(gpt2, openai):
+    path = SHARED / "tinyshakespeare.txt"
+    if not path.is_file():
+        pytest.skip(f"Tiny Shakespeare is not at {path}")
+    text = path.read_text(encoding="utf-8")
+    ids = gpt2.encode(text)
+    assert ids.tolist() == openai.encode_ordinary(text)
+    assert ids.dtype == np.uint16
+    assert gpt2.decode(ids) == text
+
+
+def test_gpt2_has_the_vocabulary_of_openai(gpt2, openai):
+    assert (gpt2.kind, gpt2.vocab_size, gpt2.eot) == ("gpt2", openai.n_vocab, openai.eot_token)
+    assert (gpt2.vocab_size, gpt2.eot) == (50_257, 50_256)
+    assert gpt2.decode([gpt2.eot]) == "<|endoftext|>"
+    for i in range(0, 50_256, 97):
+        assert gpt2.decode([i]) == openai.decode([i])
+
+
+@given(ANY_TEXT)
+def test_any_text_comes_back_from_the_ids_of_a_bpe(bpe, text):
+    ids = bpe.encode(text)
+    assert bpe.decode(ids) == bpe.decode(ids.tolist()) == text
+    assert bpe.unseen(text) == []
+
+
+@given(ANY_TEXT)
+def test_the_tokenizers_library_gives_the_same_ids_for_a_bpe(bpe, library, text):
+    ids = library.encode(text).ids
+    assert ids == bpe.encode(text).tolist()
+    assert library.decode(ids, skip_special_tokens=False) == text
+
+
+def test_the_tokenizers_library_knows_the_end_of_text_of_a_bpe(bpe):
+    theirs = hugging_face.Tokenizer.from_str(bpe.to_json())
+    assert theirs.get_vocab() == bpe.vocabulary()
+    # a prompt of other programs may hold it: theirs to decide, and so they expect it
+    assert theirs.encode("<|endoftext|>la").ids == [bpe.eot, *bpe.encode("la")]
+    theirs.encode_special_tokens = True
+    for text in AWKWARD:
+        assert theirs.encode(text).ids == bpe.encode(text).tolist()
+
+
+def test_no_text_makes_a_special_id_whatever_it_spells(tmp_path, tokenizer):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json(), encoding="utf-8")
+    for own in (tokenizer, tokenizers.load(path)):  # after to_json too
+        for text in ("<|endoftext|>", "la <|endoftext|><|endoftext|> la\n", "<|unknown|>"):
+            ids = own.encode(text).tolist()
+            assert own.eot not in ids
+            assert not set(own.never_sampled()) & set(ids)
+            assert own.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "la \udcff la", "\ude00\ud83d", "\ud83d\ude00"])
+def test_halves_of_surrogate_pairs_stop_nothing_and_spoil_nothing_beside_them(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert all(0 <= i < tokenizer.vocab_size and i != tokenizer.eot for i in ids)
+    shown = tokenizer.decode(ids)
+    shown.encode()  # a text that can be written
+    letters = [c for c in text if not "\ud800" <= c <= "\udfff"]
+    assert shown.startswith("la ") == text.startswith("la ")
+    assert shown.endswith(" la") == text.endswith(" la")
+    assert len(shown) > len(letters)
+
+
+# --- a BPE of one's own ---------------------------------------------------------------------------
+
+
+def test_a_trained_bpe_has_every_byte_its_merges_and_the_end_of_text_last():
+    vocabulary = BPE.vocabulary()
+    assert (BPE.kind, BPE.vocab_size, BPE.eot) == ("bpe", 300, 299)
+    assert vocabulary["<|endoftext|>"] == 299
+    assert set(pre_tokenizers.ByteLevel.alphabet()) < vocabulary.keys()
+    assert "Ġtide" in vocabulary
+    assert len(BPE.encode(VERSE)) < len(VERSE) / 2
+    assert BPE.never_sampled() == []
+
+
+def test_a_small_corpus_gives_fewer_merges_than_asked_for():
+    small = ByteBPE.train(["la la la la"], 4096)
+    assert 257 < small.vocab_size < 270
+    assert small.eot == small.vocab_size - 1
+    assert small.decode(small.encode(VERSE)) == VERSE
+
+
+def test_the_smallest_bpe_is_bytes_alone():
+    smallest = ByteBPE.train([VERSE], 257)
+    assert (smallest.vocab_size, smallest.eot) == (257, 256)
+    for text in (VERSE, "日本語 🎵"):
+        assert len(smallest.encode(text)) == len(text.encode())
+        assert smallest.decode(smallest.encode(text)) == text
+
+
+def test_the_same_texts_give_the_same_bpe():
+    texts = [*AWKWARD, VERSE, "so many pairs are seen just once: every tie is broken one way"]
+    first = ByteBPE.train(texts, 400).to_json()
+    assert all(ByteBPE.train(iter(texts), 400).to_json() == first for _ in range(5))
+
+
+def test_a_trained_bpe_never_learns_the_end_of_text_from_songs_that_spell_it():
+    bpe = ByteBPE.train(["<|endoftext|> <|endoftext|>\n" * 50], 400)
+    assert bpe.eot == bpe.vocab_size - 1
+    assert bpe.eot not in bpe.encode("<|endoftext|> <|endoftext|>\n")
+
+
+def test_gpt2s_vocabulary_is_made_without_reading_a_song(gpt2, monkeypatch):
+    monkeypatch.setattr(ByteBPE, "gpt2", lambda: gpt2)  # it takes half a second
+    songs = iter(["a song"])
+    assert tokenizers.make("gpt2", songs, 300) is gpt2
+    assert next(songs) == "a song"
+
+
+@pytest.mark.parametrize(("kind", "size"), [("char", 6), ("bpe", 258)])
+def test_a_tokenizer_is_made_of_the_texts_given(kind, size):
+    made = tokenizers.make(kind, iter(["abba", "abcd"]), 258)
+    assert (made.kind, made.vocab_size) == (kind, size)
+    assert "abba" not in made.vocabulary()
+    assert ("ab" in made.vocabulary()) == (kind == "bpe")
+
+
+def unreachable(address):
+    raise requests.ConnectionError(f"no route to {address}")
+
+
+def spoilt_on_the_way(address):
+    return b"<html>log in to the network first</html>"
+
+
+@pytest.mark.parametrize("read", [unreachable, spoilt_on_the_way])
+@pytest.mark.parametrize("cached", [False, True])
+def test_gpt2_without_its_vocabulary_is_a_sentence_that_says_where_to_put_it(
+    tmp_path, monkeypatch, read, cached
+):
+    asked = []
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("tiktoken.load.read_file", lambda a: (asked.append(a), read(a))[1])
+    if cached:  # and damaged
+        address = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
+        name = hashlib.sha1(address.encode()).hexdigest()
+        (tmp_path / name).write_bytes(b"YQ== 0\n")
+    with pytest.raises(DataError) as error:
+        ByteBPE.gpt2()
+    assert asked
+    assert "GPT-2's vocabulary" in error.value.what
+    assert "TIKTOKEN_CACHE_DIR" in error.value.mend
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+# --- nanoGPT --------------------------------------------------------------------------------------
+
+
+def test_nanogpts_sample_encodes_and_decodes_with_our_meta():
+    data = tokenizers.nanogpt_meta(CHARS)
+    meta = pickle.loads(data)  # noqa: S301 (our own bytes)
+    stoi, itos = meta["stoi"], meta["itos"]  # as nanoGPT's sample.py
+    assert [stoi[c] for c in ALPHABET] == CHARS.encode(ALPHABET).tolist()
+    assert "".join([itos[i] for i in CHARS.encode(ALPHABET).tolist()]) == ALPHABET
+    assert meta["vocab_size"] == CHARS.vocab_size == len(itos)  # as its train.py
+    assert itos[CHARS.eot] == "<|endoftext|>"
+    assert set(stoi) == set(ALPHABET)
+    called = {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ"}
+    assert not called & {code.name for code, *_ in pickletools.genops(data)}, "it runs code"

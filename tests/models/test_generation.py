@@ -3,18 +3,25 @@
 import pytest
 import torch
 
+from backend.config.schema import PRESETS, ModelConfig
 from backend.models.generation import complete, draw, forbid, slide, tokens, top_k
+from backend.models.gpt import GPT
 
 EOT = 49
 
 
-def uncached(model, prompt, n, keep):
-    """Greedy tokens by running the whole context each time, with the same sliding rule."""
+def uncached(model, prompt, n, keep, temperature=0.0, seed=0):
+    """Tokens by running the whole context each time, with the same sliding rule."""
     context, found = torch.tensor([prompt]), []
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(n):
         if context.size(1) > model.config.block_size:
             context = slide(context, keep, model.config.block_size)
-        token = model(context)[0][0, -1].argmax().item()
+        logits = model(context)[0][0, -1]
+        token = logits.argmax().item()
+        if temperature:
+            weights = (logits / temperature).softmax(0)
+            token = torch.multinomial(weights, 1, generator=generator).item()
         found.append(token)
         context = torch.cat([context, torch.tensor([[token]])], dim=1)
     return found
@@ -31,6 +38,102 @@ def test_cached_equals_uncached_past_the_context_window(model, length):
         )
     ]  # fmt: skip
     assert got == uncached(model, prompt, 80, keep=3)
+
+
+MODERN = PRESETS["modern"] | {"bigram": 64}
+KINDS = {
+    "rotary": dict(position="rotary"),
+    "alibi": dict(position="alibi"),
+    "qk_norm": dict(qk_norm=True),
+    "pairs": dict(bigram=10_000),  # one row for each
+    "hashed pairs": dict(bigram=64),
+    "modern": MODERN,
+    "alibi, by blocks": dict(position="alibi", attn_type="GK", attn_scale="row"),
+    "modern, by blocks": MODERN | dict(attn_type="GK"),
+    "alibi and pairs": dict(position="alibi", bigram=64, qk_norm=True, n_head=3, n_embd=24),
+}
+UNCACHED = {
+    "SM": dict(attn_type="GK", attn_scale="T"),
+    "relu": dict(attn_type="PA_relu", attn_scale="T"),
+    "modern": MODERN | dict(attn_type="PA_sigmoid", attn_scale="T"),
+}
+
+
+@pytest.fixture
+def of_kind():
+    """of_kind(settings): a model of this kind that is decided, no part of it zero."""
+
+    def build(settings):
+        shape = dict(block_size=32, n_layer=2, n_head=4, n_embd=32)
+        torch.manual_seed(0)
+        model = GPT(ModelConfig(**(shape | settings)), vocab_size=50).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() > 1:
+                    weight.normal_(std=0.3)
+        return model
+
+    return build
+
+
+def drawn(model, prompt, n, keep, temperature, seed=0):
+    """Tokens as generation gives them."""
+    steps = tokens(
+        model, torch.tensor([prompt]), max_new_tokens=n, temperature=temperature, k=None,
+        generators=[torch.Generator().manual_seed(seed)], keep=keep,
+    )  # fmt: skip
+    return [ids.item() for ids in steps]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_cached_equals_uncached_past_the_window_for_every_part(of_kind, settings, temperature):
+    model = of_kind(settings)
+    assert model.cacheable
+    prompt = torch.randint(49, (7,)).tolist()
+    got = drawn(model, prompt, 80, keep=3, temperature=temperature, seed=5)
+    assert got == uncached(model, prompt, 80, keep=3, temperature=temperature, seed=5)
+    assert len(set(got)) > (5 if temperature else 1)  # one token alone any cache would give
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+@pytest.mark.parametrize("settings", UNCACHED.values(), ids=UNCACHED)
+def test_a_model_scaled_by_the_length_reads_its_whole_context_for_every_token(
+    of_kind, settings, temperature
+):
+    model = of_kind(settings)
+    assert not model.cacheable
+    prompt = torch.randint(49, (7,)).tolist()
+    got = drawn(model, prompt, 80, keep=3, temperature=temperature, seed=5)
+    assert got == uncached(model, prompt, 80, keep=3, temperature=temperature, seed=5)
+    assert len(set(got)) > (5 if temperature else 1)
+
+
+@pytest.mark.parametrize("length", [1, 32, 90])
+def test_any_length_of_prompt_will_do_for_a_modern_model(of_kind, length):
+    model = of_kind(MODERN)
+    prompt = torch.randint(49, (length,)).tolist()
+    got = drawn(model, prompt, 50, keep=3, temperature=0.9)
+    assert got == uncached(model, prompt, 50, keep=3, temperature=0.9)
+
+
+@pytest.mark.parametrize("settings", [MODERN, UNCACHED["relu"]], ids=["modern", "uncached"])
+def test_a_seed_of_a_modern_model_gives_the_same_song_alone_and_among_others(of_kind, settings):
+    model = of_kind(settings)
+    how = dict(eot=EOT, max_new_tokens=60, temperature=1.0, k=None)
+    together = complete(model, [EOT, 3, 4], seeds=[5, 6, 7], **how)
+    assert together == [complete(model, [EOT, 3, 4], seeds=[s], **how)[0] for s in (5, 6, 7)]
+    assert len({tuple(ids) for ids, _ in together}) == 3
+
+
+def test_a_model_without_an_end_of_text_never_ends_by_itself(model):
+    with torch.no_grad():  # the end of text is the likeliest by far, whatever the context
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.lm_head.weight[EOT] = 1.0
+    settings = dict(seeds=[1, 2], max_new_tokens=50, temperature=1.0, k=None)
+    assert complete(model, [1], eot=None, **settings) == [([EOT] * 50, "length")] * 2
+    assert complete(model, [1], eot=EOT, **settings) == [([], "end")] * 2
 
 
 def test_a_seed_gives_the_same_song_alone_and_among_others(model):

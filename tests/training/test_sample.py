@@ -1,12 +1,23 @@
 """Sampling from a finished run: on screen, in files, the same again; mistakes are sentences."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+import tiktoken
+import torch
 
-from backend.config.schema import SampleConfig
+from backend.config.schema import BinarizeConfig, ExportConfig, ModelConfig, SampleConfig
+from backend.data import binarize
+from backend.data.tokenizers import ByteBPE, CharTokenizer
 from backend.errors import CheckpointError, ConfigError
-from backend.training import sample, train
+from backend.models import checkpoint, huggingface
+from backend.models.generation import complete
+from backend.models.gpt import GPT
+from backend.models.weights import Weights
+from backend.storage import sha256, write_json
+from backend.training import export, sample, train
 
 
 @pytest.fixture
@@ -90,3 +101,268 @@ def test_a_step_folder_can_be_named_directly(run, capsys):
     [folder] = (run / "checkpoints").glob("step_00000004")
     sample.main(config(init_from=str(folder)))
     assert "step 4" in capsys.readouterr().out
+
+
+def test_a_run_on_a_bpe_of_its_own_writes_songs_and_knows_every_character(corpus, tiny, capsys):
+    binarize.main(BinarizeConfig(data_dir="data/tiny", tokenizer="bpe", vocab_size=300))
+    train.main(tiny(dataset="data/tiny/bpe300", max_iters=2))
+    capsys.readouterr()
+    sample.main(config(start="Ω wheel", artist="Björk", max_new_tokens=30))
+    assert "never saw" not in capsys.readouterr().out
+    [rows] = songs(corpus / "out/tiny")
+    for row in rows:
+        assert row["text"].startswith("Ω wheel")
+        assert len(row["text"]) > len("Ω wheel")
+        assert row["artist"] == "Björk"
+        assert "<|endoftext|>" not in row["text"]
+
+
+# --- weights from elsewhere -----------------------------------------------------------------------
+
+SHAKESPEARES = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+CHARS = CharTokenizer.train([SHAKESPEARES])  # 65 characters and two specials
+NEWLINE = CHARS.encode("\n").tolist()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny_model(vocab_size=67, **changes):
+    torch.manual_seed(0)
+    shape = dict(block_size=16, n_layer=2, n_head=2, n_embd=16, activation="gelu")
+    model = GPT(ModelConfig(**(shape | changes)), vocab_size).eval()
+    with torch.no_grad():
+        for weight in model.parameters():  # at 0.02 a random model says little: make it decided
+            weight.mul_(10)
+    return model
+
+
+def weights_of(model):
+    return Weights(model.config, model.vocab_size, model.weights())
+
+
+def as_nanogpt(folder, model, tokenizer=CHARS):
+    """What nanoGPT's train.py leaves, torch.compile's prefix included."""
+    folder.mkdir(parents=True)
+    tensors = {f"_orig_mod.{k}": v for k, v in model.weights().items()}
+    tensors["_orig_mod.lm_head.weight"] = tensors["_orig_mod.transformer.wte.weight"]
+    keys = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
+    arguments = {key: getattr(model.config, key) for key in keys}
+    whole = {
+        "model": tensors,
+        "optimizer": {"state": {}, "param_groups": []},
+        "model_args": {**arguments, "vocab_size": model.vocab_size},
+        "iter_num": 7,
+        "best_val_loss": torch.tensor(1.5),
+        "config": {"dataset": "shakespeare_char", "out_dir": "out-shakespeare-char"},
+    }
+    torch.save(whole, folder / "ckpt.pt")
+    if tokenizer:
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+def as_huggingface(folder, model, tokenizer=CHARS):
+    folder.mkdir(parents=True)
+    eot = tokenizer.eot if tokenizer else 0
+    values = huggingface.to_settings(model.config, model.vocab_size, eot)
+    write_json(folder / "config.json", values)
+    tensors = huggingface.to_tensors(weights_of(model))
+    checkpoint.save_tensors(tensors, folder / "model.safetensors")
+    if tokenizer:
+        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+def as_export(folder, model, tokenizer=CHARS):
+    own = tokenizer.to_json()
+    checkpoint.save_weights(folder, weights_of(model), step=3, facts={}, tokenizer=own)
+
+
+def set_on(model, likely):
+    """The model with logits that no context moves, those of `likely` {id: logit} over 0."""
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.lm_head.weight.zero_()
+        for i, logit in likely.items():
+            model.lm_head.weight[i] = logit / model.config.n_embd
+    return model
+
+
+FORMS = [as_nanogpt, as_huggingface, as_export]
+
+
+@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        (dict(init_from="models/tale", out_dir=None), "out/tale"),
+        (dict(init_from="models/tale", out_dir="out/mine"), "out/mine"),
+        (dict(out_dir="models/tale"), "models/tale"),
+    ],
+    ids=["init_from", "both", "out_dir"],
+)
+def test_lyrics_of_weights_from_elsewhere_lie_in_out_or_where_they_are_asked_for(
+    tmp_path, write, asked, where, capsys
+):
+    write(tmp_path / "models/tale", tiny_model())
+    summary = sample.main(config(**asked))
+    assert summary.folder == Path(where) / "lyrics"
+    assert not [p for p in tmp_path.rglob("lyrics") if p != tmp_path / where / "lyrics"]
+    [rows] = songs(tmp_path / where)
+    weights = tmp_path / rows[0]["checkpoint"]
+    weights = next(weights.glob("*.safetensors")) if weights.is_dir() else weights
+    assert rows[0]["checkpoint_sha256"] == sha256(weights)
+    assert rows[0]["id"].startswith(f"{Path(where).name}-")
+    assert "tale" in capsys.readouterr().out.splitlines()[0]
+    assert sample.main(config(**asked)).skipped
+    assert len(songs(tmp_path / where)) == 1
+    assert not sample.main(config(**asked, seed=2)).skipped
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_other_weights_in_the_same_place_write_songs_of_their_own(tmp_path, write):
+    write(tmp_path / "models/tale", tiny_model())
+    sample.main(config(out_dir="models/tale"))
+    write(tmp_path / "models/other", tiny_model(n_layer=1))
+    for file in (tmp_path / "models/other").iterdir():
+        file.replace(tmp_path / "models/tale" / file.name)
+    assert not sample.main(config(out_dir="models/tale")).skipped
+    first, second = songs(tmp_path / "models/tale")
+    assert first[0]["text"] != second[0]["text"]
+
+
+def test_lyrics_of_an_export_lie_with_those_of_its_run(run):
+    export.main(ExportConfig(out_dir="out/tiny", format="safetensors"))
+    summary = sample.main(config(init_from="out/tiny/export-safetensors", out_dir=None))
+    assert summary.folder == Path("out/tiny/lyrics")
+    assert sample.main(config(init_from="out/tiny", out_dir="out/more")).folder == Path(
+        "out/more/lyrics"
+    )
+
+
+def test_a_run_and_what_was_exported_from_it_write_the_same_songs(run, tmp_path):
+    export.main(ExportConfig(out_dir="out/tiny", format="safetensors"))
+    shutil.copytree(run / "export-safetensors", tmp_path / "moved")
+    step = checkpoint.find("out/tiny")
+    own = checkpoint.load_tokenizer(step)
+    as_huggingface(tmp_path / "theirs", checkpoint.load_model(step), own)
+    found = {}
+    for place in ("out/tiny", "moved", "theirs"):
+        sample.main(config(init_from=place, out_dir=f"out/of-{Path(place).name}", start="The "))
+        [rows] = songs(tmp_path / f"out/of-{Path(place).name}")
+        found[place] = [(row["text"], row["finish"]) for row in rows]
+    assert found["moved"] == found["theirs"] == found["out/tiny"]
+    assert found["moved"][0] != found["moved"][1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("write", [as_huggingface, as_export])
+@pytest.mark.parametrize(
+    ("tokenizer", "more"), [(CHARS, 0), (CHARS, 33), (ByteBPE.train(["la la la"] * 9, 300), 64)]
+)
+def test_ids_that_no_text_has_are_never_drawn_however_likely(
+    tmp_path, write, tokenizer, more, temperature
+):
+    # such as <|unknown|>, or the padding of others: a model larger than its tokenizer
+    size = tokenizer.vocab_size + more
+    never = [*tokenizer.never_sampled(), *range(tokenizer.vocab_size, size)]
+    likely = {tokenizer.vocabulary()["a"]: 40.0} | dict.fromkeys(never, 80.0)
+    model = set_on(tiny_model(size, tied_head=False), likely)
+    write(tmp_path / "models/tale", model, tokenizer)
+    sample.main(config(init_from="models/tale", temperature=temperature, top_k=5))
+    [rows] = songs(tmp_path / "out/tiny")
+    assert [row["text"] for row in rows] == ["a" * 40] * 2
+
+
+def test_a_model_of_nanogpts_characters_starts_on_a_new_line_and_goes_to_the_end(tmp_path):
+    model = tiny_model(65)  # no end of text: nanoGPT's own shakespeare_char
+    as_nanogpt(tmp_path / "models/tale", model)
+    sample.main(config(out_dir="models/tale", temperature=1.0))
+    [rows] = songs(tmp_path / "models/tale")
+
+    def continued(prompt):
+        drawn = complete(
+            model, prompt, eot=None, seeds=[1337, 1338], max_new_tokens=40, temperature=1.0, k=200,
+            keep=1,
+        )  # fmt: skip
+        return ["".join(SHAKESPEARES[i] for i in ids) for ids, _ in drawn]
+
+    assert [row["text"] for row in rows] == continued(NEWLINE)
+    assert continued(NEWLINE) != continued(CHARS.encode("a").tolist())
+    for row in rows:
+        assert len(row["text"]) == 40
+        assert row["finish"] == "length"
+        assert set(row["text"]) <= set(SHAKESPEARES)
+
+
+def test_a_model_of_nanogpts_characters_goes_on_from_a_prompt(tmp_path):
+    model = tiny_model(65)
+    as_nanogpt(tmp_path / "models/tale", model)
+    sample.main(config(out_dir="models/tale", start="O tide", artist="Anon", temperature=0))
+    [rows] = songs(tmp_path / "models/tale")
+    header = CHARS.encode("\nartist: Anon\n\n").tolist()
+    [(ids, _)] = complete(
+        model, [*header, *CHARS.encode("O tide").tolist()], eot=None, seeds=[0], max_new_tokens=40,
+        temperature=0, k=None, keep=len(header),
+    )  # fmt: skip
+    assert rows[0]["text"] == "O tide" + CHARS.decode(ids)
+    assert rows[0]["artist"] == "Anon"
+
+
+def test_a_model_with_an_end_of_text_starts_from_it_wherever_it_comes_from(tmp_path):
+    model = tiny_model(67)
+    for write in FORMS:
+        place = tmp_path / "models" / write.__name__
+        write(place, model)
+        sample.main(config(out_dir=str(place), temperature=0.0, num_samples=1))
+        [[row]] = songs(place)
+        [(ids, finish)] = complete(
+            model, [CHARS.eot], eot=CHARS.eot, seeds=[0], max_new_tokens=40, temperature=0, k=None,
+            keep=1, never=[CHARS.unknown],
+        )  # fmt: skip
+        assert (row["text"], row["finish"]) == (CHARS.decode(ids), finish)
+
+
+def test_a_model_that_ends_its_song_says_so_and_no_name_of_the_end_is_in_the_text(tmp_path):
+    model = set_on(tiny_model(67, tied_head=False), {CHARS.eot: 3.0})
+    as_export(tmp_path / "models/tale", model)
+    sample.main(config(out_dir="models/tale", max_new_tokens=300, temperature=1.0, num_samples=6))
+    [rows] = songs(tmp_path / "models/tale")
+    assert {row["finish"] for row in rows} == {"end"}
+    assert all("<|" not in row["text"] and len(row["text"]) < 300 for row in rows)
+
+
+def test_nanogpts_tokenizer_is_found_in_the_data_folder_it_names(tmp_path):
+    as_nanogpt(tmp_path / "models/tale", tiny_model(65), tokenizer=None)
+    with pytest.raises(CheckpointError) as error:
+        sample.main(config(init_from="models/tale"))
+    assert "no tokenizer" in error.value.what
+    assert "models/tale/tokenizer.json" in error.value.mend
+    folder = tmp_path / "data/shakespeare_char"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(CHARS.to_json(), encoding="utf-8")
+    assert sample.main(config(init_from="models/tale")).counts["songs"] == 2
+
+
+def test_a_hugging_face_folder_without_its_tokenizer_is_a_sentence(tmp_path):
+    as_huggingface(tmp_path / "models/tale", tiny_model(67), tokenizer=None)
+    with pytest.raises(CheckpointError) as error:
+        sample.main(config(init_from="models/tale"))
+    assert "no tokenizer" in error.value.what
+    assert "models/tale/tokenizer.json" in error.value.mend
+
+
+def test_weights_with_gpt2s_vocabulary_need_no_tokenizer_beside_them(tmp_path, monkeypatch):
+    files = Path("/work/shared/data/tiktoken_cache")
+    if not files.is_dir():
+        pytest.skip(f"GPT-2's vocabulary is not in {files}")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(files))
+    openai = tiktoken.get_encoding("gpt2")
+    [love] = openai.encode(" love")
+    model = set_on(tiny_model(50_257, n_embd=4, tied_head=False), {love: 40.0})
+    as_huggingface(tmp_path / "models/tale", model, tokenizer=None)
+    sample.main(config(init_from="models/tale", start="I 日本", max_new_tokens=5))
+    [rows] = songs(tmp_path / "out/tiny")
+    assert rows[0]["text"] == "I 日本" + " love" * 5
