@@ -136,11 +136,13 @@ class SplitWriter:
     def add(self, song: CleanSong, head: str) -> None:
         start = self.tokens
         self._put([self.tokenizer.eot])
-        self._put(self.tokenizer.encode(head))  # header and text apart: no token spans the border
+        # header and text apart: no token spans the border
+        ids, text = self.tokenizer.encode(head), self.tokenizer.encode(song.text)
+        self._put(ids)
         self.idx_file.write(np.array([start, self.tokens], dtype="<u8").tobytes())
-        self._put(ids := self.tokenizer.encode(song.text))
-        if np.isin(ids, self.tokenizer.never_sampled()).any():
-            self.unseen.update(self.tokenizer.unseen(song.text))
+        self._put(text)
+        if np.isin(np.concatenate([ids, text]), self.tokenizer.never_sampled()).any():
+            self.unseen.update(self.tokenizer.unseen(head + song.text))
         self.songs += 1
         self.chars += len(song.text)
         self.bytes += len(song.text.encode())

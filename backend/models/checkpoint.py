@@ -77,7 +77,7 @@ class Source:
             return self.path.parent.parent
         if (self.path.absolute().parent / "checkpoints").is_dir():
             return self.path.parent  # an export within its run
-        path = self.path.absolute()
+        path = Path(os.path.normpath(self.path.absolute()))
         name = self.name or (path.parent if path.is_file() else path).name
         return Path("out") / re.sub(r"[^\w.-]+", "-", name).strip("-.")
 

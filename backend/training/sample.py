@@ -32,6 +32,11 @@ def main(config: SampleConfig) -> Summary:
     source = checkpoint.named(config.init_from, config.out_dir, config.checkpoint)
     run = Path(config.out_dir) if config.out_dir else source.run
     print(f"model:   {source}")
+    for key, text in (("start", config.start), ("artist", config.artist), ("title", config.title)):
+        if text and text.encode("utf-8", "replace").decode() != text:  # half a surrogate pair
+            raise ConfigError(
+                f"{key} holds a byte that is no UTF-8", mend="--start=FILE:prompt.txt"
+            )
     start = _start(config)
     settings = config.as_dict() | {"start": start, "out_dir": None, "init_from": None}
     stage = Stage(
@@ -117,12 +122,6 @@ def main(config: SampleConfig) -> Summary:
 
 def _start(config: SampleConfig) -> str:
     if not config.start.startswith("FILE:"):
-        try:
-            config.start.encode()
-        except UnicodeEncodeError:  # half a surrogate pair: a byte of another encoding
-            raise ConfigError(
-                "start holds a byte that is no UTF-8", mend="--start=FILE:prompt.txt"
-            ) from None
         return config.start
     path = Path(config.start.removeprefix("FILE:"))
     try:

@@ -640,6 +640,48 @@ def test_characters_that_a_run_never_saw_stay_in_their_place_as_unknown(corpus, 
     assert counted["train"]["chars"] + counted["val"]["chars"] == characters
 
 
+def test_characters_that_a_run_never_saw_are_told_and_no_others(corpus, tmp_path, rows, capsys):
+    given = corpus / "char" / "tokenizer.json"
+    main(corpus, tokenizer_file=str(given))
+    assert "does not know" not in capsys.readouterr().out
+    songs = [{"text": "the λ sea\nthe Ω", "id": str(i)} for i in range(20)]
+    main(rows(tmp_path / "new", songs), tokenizer_file=str(given))
+    assert f"{given} does not know 'Ω' 'λ': <|unknown|> now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("here", "given"),
+    [
+        (".", "run/tokenizer.json"),
+        ("run", "tokenizer.json"),
+        ("run", "./tokenizer.json"),
+        ("run/sub", "../tokenizer.json"),
+        ("run/sub", "../../run/tokenizer.json"),
+    ],
+)
+def test_songs_in_the_ids_of_a_run_lie_in_a_folder_of_its_name_however_it_is_given(
+    corpus, tmp_path, rows, monkeypatch, here, given
+):
+    (tmp_path / "run" / "sub").mkdir(parents=True)
+    shutil.copy(corpus / "char" / "tokenizer.json", tmp_path / "run")
+    folder = rows(tmp_path / "new", 20)
+    monkeypatch.chdir(tmp_path / here)
+    assert main(folder, tokenizer_file=given).folder == folder / "char-run"
+
+
+@pytest.mark.parametrize("given", ["out/demo/tok.json", "new"])
+def test_a_tokenizer_file_that_is_missing_or_a_folder_is_named_as_it_was_given(
+    tmp_path, rows, monkeypatch, given
+):
+    monkeypatch.chdir(tmp_path)
+    folder = rows(tmp_path / "new", 20)
+    with pytest.raises(DataError) as error:
+        main("new", tokenizer_file=given)
+    assert given in error.value.what
+    assert "--data_dir=out" not in error.value.mend  # a run has no songs to make one of
+    assert [path.name for path in folder.iterdir()] == ["data.json"]
+
+
 def test_another_tokenizer_in_the_file_is_noticed(all_kinds, tmp_path, rows):
     run = tmp_path / "run"
     run.mkdir()

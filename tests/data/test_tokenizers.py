@@ -206,6 +206,7 @@ def of_others(model):
     [
         b"",
         b"{",
+        b"[" * 200_000,
         b"[]",
         b"null",
         b"{}",
@@ -245,6 +246,47 @@ def test_a_damaged_or_foreign_tokenizer_is_refused(tmp_path, content):
         tokenizers.load(path)
     assert str(path) in error.value.what
     assert "backend.data.binarize" in error.value.mend
+
+
+WHOLE = json.loads(BPE.to_json())
+MODEL, VOCABULARY = WHOLE["model"], WHOLE["model"]["vocab"]
+SPACES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+NO_SPACE = {("no space" if token == "Ġ" else token): i for token, i in VOCABULARY.items()}
+LOSSES = {
+    "accents are joined": {"normalizer": {"type": "NFC"}},
+    "case is lost": {"normalizer": {"type": "Lowercase"}},
+    "a space is put before": {"pre_tokenizer": SPACES},
+    "white space is lost": {"pre_tokenizer": {"type": "Whitespace"}},
+    "text is not made bytes": {"pre_tokenizer": None},
+    "bytes are not made text": {"decoder": None},
+    "a byte is missing": {"model": MODEL | {"vocab": NO_SPACE, "merges": []}},
+    "ids have gaps": {"model": MODEL | {"vocab": VOCABULARY | {"z": 100_000}}},
+    "its name is the end": {"added_tokens": [WHOLE["added_tokens"][0] | {"special": False}]},
+}
+
+
+@pytest.mark.parametrize("change", LOSSES.values(), ids=LOSSES)
+def test_a_bpe_that_would_lose_text_or_end_a_song_at_the_name_of_the_end_is_refused(
+    tmp_path, change
+):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(WHOLE | change), encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        tokenizers.load(path)
+    assert str(path) in error.value.what
+
+
+def test_the_tokenizer_json_that_was_released_with_gpt2_is_read(tmp_path, gpt2):
+    whole = json.loads(gpt2.to_json())
+    del whole["model"]["type"]  # it is older than types, and than merges as pairs
+    whole["model"]["merges"] = [" ".join(pair) for pair in whole["model"]["merges"]]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    released = tokenizers.load(path)
+    assert (released.kind, released.eot) == ("gpt2", gpt2.eot)
+    assert released.vocabulary() == gpt2.vocabulary()
+    for text in AWKWARD:
+        assert released.encode(text).tolist() == gpt2.encode(text).tolist()
 
 
 def test_a_missing_tokenizer_names_the_command_that_writes_it(tmp_path):
@@ -390,6 +432,15 @@ def test_the_smallest_bpe_is_bytes_alone():
     for text in (VERSE, "日本語 🎵"):
         assert len(smallest.encode(text)) == len(text.encode())
         assert smallest.decode(smallest.encode(text)) == text
+
+
+def test_a_bpe_of_ones_own_with_as_many_tokens_as_gpt2_is_not_taken_for_it():
+    whole = json.loads(ByteBPE.train(["la la"], 300).to_json())
+    vocabulary = whole["model"]["vocab"]
+    vocabulary.update({f"filler{i}": i for i in range(len(vocabulary), 50_256)})
+    whole["added_tokens"][0]["id"] = 50_256
+    own = ByteBPE.from_json(json.dumps(whole))
+    assert (own.kind, own.vocab_size, own.eot) == ("bpe", 50_257, 50_256)
 
 
 def test_the_same_texts_give_the_same_bpe():

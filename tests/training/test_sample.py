@@ -79,6 +79,15 @@ def test_a_prompt_can_come_from_a_file(run, tmp_path):
         sample.main(config(start="FILE:nope.txt"))
 
 
+@pytest.mark.parametrize("start", ["la \udcff", "\ud83d la"])
+def test_a_start_that_is_not_utf_8_is_a_sentence_that_offers_a_file(run, start):
+    with pytest.raises(ConfigError) as error:
+        sample.main(config(start=start))
+    assert "start" in error.value.what
+    assert "FILE:" in error.value.mend
+    assert not (run / "lyrics").exists()
+
+
 def test_a_character_the_model_never_saw_is_told_and_does_not_stop_it(run, capsys):
     sample.main(config(start="Ω wheel"))
     assert "never saw 'Ω'" in capsys.readouterr().out
@@ -233,6 +242,29 @@ def test_other_weights_in_the_same_place_write_songs_of_their_own(tmp_path, writ
     assert first[0]["text"] != second[0]["text"]
 
 
+@pytest.mark.parametrize("write", FORMS)
+def test_another_tokenizer_beside_the_same_weights_is_noticed(tmp_path, write):
+    write(tmp_path / "models/tale", tiny_model())
+    sample.main(config(out_dir="models/tale"))
+    assert sample.main(config(out_dir="models/tale")).skipped
+    other = CharTokenizer.train([SHAKESPEARES.replace("Z", "0")])  # as many characters
+    (tmp_path / "models/tale/tokenizer.json").write_text(other.to_json(), encoding="utf-8")
+    assert not sample.main(config(out_dir="models/tale")).skipped
+
+
+@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize(
+    ("here", "asked", "name"), [(".", "models/tale.v2", "tale.v2"), ("models/tale", ".", "tale")]
+)
+def test_lyrics_of_weights_from_elsewhere_lie_in_a_folder_of_their_whole_name(
+    tmp_path, monkeypatch, write, here, asked, name
+):
+    write(tmp_path / "models" / name, tiny_model())
+    monkeypatch.chdir(tmp_path / here)
+    summary = sample.main(config(init_from=asked, out_dir=None))
+    assert summary.folder == Path("out") / name / "lyrics"
+
+
 def test_lyrics_of_an_export_lie_with_those_of_its_run(run):
     export.main(ExportConfig(out_dir="out/tiny", format="safetensors"))
     summary = sample.main(config(init_from="out/tiny/export-safetensors", out_dir=None))
@@ -309,6 +341,32 @@ def test_a_model_of_nanogpts_characters_goes_on_from_a_prompt(tmp_path):
     )  # fmt: skip
     assert rows[0]["text"] == "O tide" + CHARS.decode(ids)
     assert rows[0]["artist"] == "Anon"
+
+
+@pytest.mark.parametrize(
+    ("asked", "letter"), [(dict(start="Ω la"), "Ω"), (dict(artist="Björk"), "ö")]
+)
+def test_a_character_that_nanogpts_model_never_saw_is_told_and_does_not_stop_it(
+    tmp_path, asked, letter, capsys
+):
+    as_nanogpt(tmp_path / "models/tale", tiny_model(65))  # it has no id for unknown
+    sample.main(config(out_dir="models/tale", **asked))
+    assert f"never saw {letter!r}; left out" in capsys.readouterr().out
+    [rows] = songs(tmp_path / "models/tale")
+    for row in rows:
+        assert row["text"].startswith(asked.get("start", ""))
+        assert len(row["text"]) == len(asked.get("start", "")) + 40
+        assert row["artist"] == asked.get("artist")
+
+
+def test_a_model_of_nanogpts_characters_may_know_no_line_break(tmp_path):
+    own = CharTokenizer.train([SHAKESPEARES.replace("\n", "")])
+    as_nanogpt(tmp_path / "models/tale", tiny_model(64), own)
+    sample.main(config(out_dir="models/tale"))
+    [rows] = songs(tmp_path / "models/tale")
+    for row in rows:
+        assert len(row["text"]) == 40
+        assert set(row["text"]) <= set(own.characters)
 
 
 def test_a_model_with_an_end_of_text_starts_from_it_wherever_it_comes_from(tmp_path):
