@@ -42,6 +42,7 @@ def run_flow(tmp_path_factory):
     return SimpleNamespace(cwd=cwd, run=run, environment=environment)
 
 
+@pytest.mark.e2e
 def test_flow_parameters_are_the_keys_of_the_schema_with_its_defaults():
     from flows.lyrics_pipeline import lyrics_pipeline
 
@@ -154,6 +155,7 @@ def test_a_stopped_flow_saves_its_training_and_leaves_soon(run_flow, number, to_
     assert checkpoint.find(run, "last").step >= 20
 
 
+@pytest.mark.e2e
 def test_the_flow_imports_without_starting_anything_and_settings_can_be_overridden():
     script = (
         "import os; os.environ['PREFECT_LOGGING_LEVEL'] = 'DEBUG'\n"

@@ -428,6 +428,7 @@ def test_scale_t_changes_earlier_rows_and_says_that_it_cannot_be_cached(kind, po
 
 
 @pytest.mark.parametrize(("kind", "position"), UNCACHEABLE)
+@pytest.mark.e2e
 def test_a_model_that_cannot_be_cached_writes_what_reading_it_all_again_says(kind, position):
     model = decided(settings(kind, "T", position))
     context, expected = torch.tensor([[1, 2, 3, 4]]), []
@@ -538,6 +539,7 @@ def test_at_the_start_the_loss_is_chance_and_every_gradient_is_finite(kind, scal
         ("PA_sigmoid", "norm", "alibi"),
     ],
 )
+@pytest.mark.e2e
 def test_every_kind_learns_what_only_attention_can_see(kind, scale, position):
     torch.manual_seed(0)
     model = GPT(settings(kind, scale, position, n_layer=1, n_embd=32, init="fan_in"), V)

@@ -200,7 +200,12 @@ NAMES = {
     "./out/songs/": ("ours", STEP, "out/songs", "out/songs, step 7"),
     STEP: ("ours", STEP, "out/songs", "out/songs, step 7"),
     "out/songs/export": ("ours", "out/songs/export", "out/songs", "out/songs/export, step 7"),
-    "out/songs/export-hf": ("huggingface", "out/songs/export-hf", "out/songs", "out/songs/export-hf"),
+    "out/songs/export-hf": (
+        "huggingface",
+        "out/songs/export-hf",
+        "out/songs",
+        "out/songs/export-hf",
+    ),
     "hf": ("huggingface", "hf", "out/hf", "hf"),
     "nano/ckpt.pt": ("nanogpt", "nano/ckpt.pt", "out/nano", "nano/ckpt.pt"),
     "nano": ("nanogpt", "nano/ckpt.pt", "out/nano", "nano/ckpt.pt"),

@@ -372,6 +372,7 @@ def test_kernels_are_estimated_to_need_more_than_softmax_and_polynomials_most():
     ],
     ids=lambda parts: ",".join(parts) if len(parts) < 9 else f"modern{len(parts)}",
 )
+@pytest.mark.e2e
 def test_each_part_and_all_together_learn_one_batch(parts):
     model = built(n_embd=32, **parts)
     idx = torch.randint(50, (4, 16))

@@ -133,6 +133,7 @@ def contents(folder):
 # --- Hugging Face ---
 
 
+@pytest.mark.e2e
 def test_transformers_reads_the_same_logits_ids_and_text(kind):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -158,6 +159,7 @@ def test_transformers_reads_the_same_logits_ids_and_text(kind):
     assert their_tokenizer.model_max_length == 32
 
 
+@pytest.mark.e2e
 def test_gpt2s_ids_are_tiktokens(place, made_gpt2, monkeypatch):
     import tiktoken
     from transformers import AutoTokenizer
@@ -247,6 +249,7 @@ def test_nanogpts_file_states_how_much_its_gelu_changes_a_logit(place, capsys):
     assert float(stated) < 1e-2
 
 
+@pytest.mark.e2e
 def test_with_the_exact_gelu_nothing_changes(place, capsys):
     changes = dict(out_dir="out/exact", dataset="tiny/char", activation="gelu", max_iters=4)
     train.main(TrainConfig(**(TINY | changes)))
@@ -376,6 +379,7 @@ def test_our_own_form_is_sampled_from_as_the_run_itself(place):
 
 
 @pytest.mark.parametrize("format", ["hf", "nanogpt", "safetensors"])
+@pytest.mark.e2e
 def test_every_form_can_be_trained_from(place, format):
     folder = export_to(format).folder
     words = [f"--{k}={v}" for k, v in TINY.items() if k not in ("block_size", "n_layer", "n_head",
@@ -533,6 +537,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.e2e
 def test_a_killed_export_leaves_a_whole_one_and_the_next_goes_through(place, monkeypatch, death):
     first, last = checkpoint.steps(Path("out/char"))[0], checkpoint.find("out/char", "last")
     assert first.step != last.step
