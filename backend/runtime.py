@@ -71,8 +71,10 @@ def keep_freed_memory() -> None:
     and the next step pays for fresh pages: a quarter of a step of GPT-2 (docs/benchmarks.md)."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: smaller blocks come from the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+        # M_MMAP_THRESHOLD: smaller blocks come from the heap. An old glibc refuses so much, and
+        # then the other setting alone would do harm. M_TRIM_THRESHOLD: the heap does not shrink.
+        if mallopt(-3, 2**30):
+            mallopt(-1, 2**31 - 1)
 
 
 def _device(asked: str) -> tuple[torch.device, str]:

@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SCALES = ("none", "row", "row_sqrt", "norm", "T")
 POSITIONS = ("learned", "rotary", "alibi")
 SQUARINGS = 20  # the most that GKpoly-<n> may have
 
@@ -65,7 +64,9 @@ def squarings(attn_type: str) -> int | None:
 
 def kind_of(attn_type: str) -> Kind | None:
     """The row of an attn_type; None where there is no such kind."""
-    return KINDS["GKpoly"] if squarings(attn_type) else KINDS.get(attn_type.replace("GKpoly", "?"))
+    if attn_type.startswith("GKpoly"):
+        return KINDS["GKpoly"] if squarings(attn_type) else None
+    return KINDS.get(attn_type)
 
 
 def default_scale(attn_type: str) -> str | None:

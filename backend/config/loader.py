@@ -380,6 +380,8 @@ def _coerce(value: Any, hint: Any) -> Any:
     """A value of a config file as type `hint` (an int where a float is declared is fine)."""
     if _is_list(hint):
         (item, _) = typing.get_args(hint)
+        if isinstance(value, str):
+            value = (value,)  # one word is a list of one
         if isinstance(value, list | tuple):
             return tuple(_coerce(v, item) for v in value)
         raise ValueError(_expected(value, type(value).__name__, hint))

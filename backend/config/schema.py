@@ -399,7 +399,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
     "xs": {"n_layer": 10, "n_head": 8, "n_embd": 512},
     "xxs": {"n_layer": 4, "n_head": 4, "n_embd": 64},
-    # no size: the parts that were measured to pay (docs/benchmarks.md)
+    # no size: the parts that make small models learn faster (modded-nanogpt's records, nanochat)
     "modern": {
         "position": "rotary",
         "qk_norm": True,
@@ -499,6 +499,8 @@ class ExportConfig(Settings):
     """Send the Hugging Face folder there: you/name. Wants HF_TOKEN or `hf auth login`."""
     public: bool = False
     """Let everybody see it on the hub; else it is private."""
+    force: bool = False
+    """Do it again though weights, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
         if self.push_to_hub and self.format != "hf":

@@ -35,6 +35,7 @@ class Bins:
     tokenizer: tokenizers.Tokenizer
     train: Split
     val: Split
+    split_by: str  # song, or contiguous for a handful
     sha256: str  # of both streams and the vocabulary: what a checkpoint was trained on
 
     def summary(self) -> dict[str, Any]:
@@ -44,7 +45,8 @@ class Bins:
             for name, split in (("train", self.train), ("val", self.val))
         }
         corpus = self.folder.absolute().parent.name
-        return {"corpus": corpus, "tokenizer": self.tokenizer.kind, **counts}
+        how = {"tokenizer": self.tokenizer.kind, "split_by": self.split_by}
+        return {"corpus": corpus, **how, **counts}
 
     def files(self) -> list[Path]:
         """What a manifest names as inputs."""
@@ -60,12 +62,9 @@ def open_bins(dataset: str) -> Bins:
     """
     folder = next((p for p in (Path("data") / dataset, Path(dataset)) if p.is_dir()), None)
     if folder is None or not (folder / "meta.json").is_file():
-        corpus = (folder or Path("data") / dataset).parent
-        raise DataError(
-            f"no train.bin in {folder or Path('data') / dataset}",
-            mend=f"python -m backend.data.binarize --data_dir={corpus}",
-        )
-    again = f"python -m backend.data.binarize --data_dir={folder.parent} --force"
+        missing = folder or Path("data") / dataset
+        raise DataError(f"no train.bin in {missing}", mend=_binarize(missing))
+    again = f"{_binarize(folder)} --force"
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["format"] != 1:
@@ -86,7 +85,16 @@ def open_bins(dataset: str) -> Bins:
         )
     )
     tokenizer = tokenizers.load(folder / "tokenizer.json")
-    return Bins(folder, tokenizer, splits["train"], splits["val"], digest)
+    split_by = str(meta.get("split_by", "song"))
+    return Bins(folder, tokenizer, splits["train"], splits["val"], split_by, digest)
+
+
+def _binarize(folder: Path) -> str:
+    """The command that makes these bins."""
+    size = folder.name.removeprefix("bpe")
+    kind = {"char": "", "gpt2": " --tokenizer=gpt2"}.get(folder.name, "")
+    kind = f" --tokenizer=bpe --vocab_size={size}" if size.isdecimal() else kind
+    return f"python -m backend.data.binarize --data_dir={folder.parent}{kind}"
 
 
 def _split(folder: Path, name: str, meta: dict[str, Any]) -> Split:

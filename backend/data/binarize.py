@@ -12,6 +12,7 @@ A document is <|endoftext|>, header, text; the stream ends with one more <|endof
 
 import hashlib
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -116,7 +117,10 @@ def main(config: BinarizeConfig) -> Summary:
 
 def _owner(tokenizer_file: Path) -> str:
     """The run that a tokenizer.json is of."""
-    folder = tokenizer_file.resolve().parent
+    folder = Path(os.path.normpath(tokenizer_file.absolute())).parent
+    for parent in folder.parents:
+        if parent.name.startswith("models--"):  # Hugging Face's cache
+            return parent.name.removeprefix("models--").replace("--", "-")
     return folder.parent.name if folder.name.startswith("export-") else folder.name
 
 

@@ -183,6 +183,16 @@ class ByteBPE:
         whole.add_special_tokens([END_OF_TEXT])
         return cls(whole)
 
+    @classmethod
+    def from_files(cls, vocab: Path, merges: Path) -> Self:
+        """From the two files that older folders have in place of a tokenizer.json."""
+        from tokenizers import Tokenizer as Whole
+        from tokenizers import models
+
+        whole = _byte_level(Whole(models.BPE.from_file(str(vocab), str(merges))))
+        whole.add_special_tokens([END_OF_TEXT])
+        return cls(whole)
+
     def encode(self, text: str) -> Ids:
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
         return np.array(self.whole.encode(text, add_special_tokens=False).ids, dtype=self.dtype)

@@ -28,6 +28,8 @@ from backend.errors import DataError
 from backend.models.gpt import GPT, IGNORE
 from backend.runtime import Runtime
 
+ROOM = 2**24  # logits at once: 64 MB in fp32, of which a few copies live
+
 
 @dataclass(frozen=True)
 class SplitLoss:
@@ -64,8 +66,12 @@ def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 
     model.eval()
     nats, tokens = 0.0, 0
     windows = sorted(_windows(split, model.config.block_size), key=lambda w: len(w[0]))
-    for i in range(0, len(windows), batch_size):
-        batch = windows[i : i + batch_size]
+    i = 0
+    while i < len(windows):
+        n = batch_size
+        while n > 1 and n * len(windows[min(i + n, len(windows)) - 1][0]) * model.vocab_size > ROOM:
+            n //= 2
+        batch, i = windows[i : i + n], i + n
         longest = max(len(x) for x, _ in batch)
         x = np.zeros((len(batch), longest), dtype=np.int64)
         y = np.full((len(batch), longest), IGNORE, dtype=np.int64)

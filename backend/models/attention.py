@@ -66,7 +66,7 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
-        self.norm: Callable[[torch.Tensor], torch.Tensor] = _rms if config.qk_norm else _same
+        self.norm = _rms if config.qk_norm else nn.Identity()
         self.position = POSITIONS[config.position](config)
         kind = (config.attn_type, config.attn_scale)
         softmax = kind in (("SM", "none"), ("GK", "norm"))
@@ -162,30 +162,33 @@ class Softmax(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.scale = (config.n_embd // config.n_head) ** -0.5
-        self.extend = _carry_norms if config.attn_type == "GK" else _pair
+        self.extend = _carry_norms if config.attn_type == "GK" else _as_they_are
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: Learned, dropout: float
     ) -> torch.Tensor:
         """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)"""
-        q, k = self.extend(q, k)
+        width = v.size(3)
+        q, k, v = self.extend(q, k, v)
         T, S = q.size(2), k.size(2)
         # SDPA's bf16 backward on a CPU takes 1.2 to 4 times as long; but by blocks scores are
         # rounded to bf16, which the keys' norms are too large for
         on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
-        if on_cpu and torch.is_grad_enabled() and self.extend is _pair:
+        if on_cpu and torch.is_grad_enabled() and self.extend is _as_they_are:
             return by_blocks(q, k, v, self.weights, position, dropout)
         bias = position.bias(S - T, S, q.device)
         if bias is None and T in (1, S):  # one new token sees everything
-            return F.scaled_dot_product_attention(
+            y = F.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=T > 1, scale=self.scale
             )
+            return y[..., :width]
         # is_causal would align the mask to the first key, and here the last query sees the last key
         mask = _mask(S - T, S, q)  # (T, S)
         mask = mask if bias is None else mask + bias.to(q.dtype)  # (nh, T, S)
-        return F.scaled_dot_product_attention(
+        y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale
         )
+        return y[..., :width]
 
     def weights(
         self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, length: int
@@ -313,27 +316,29 @@ DIVIDE: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
 }
 
 
-def _carry_norms(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """q' k' = q k - |k|^2 / 2. The norm takes two channels: in one, bf16 would round too much."""
+def _carry_norms(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q' k' = q k - |k|^2 / 2. The norm takes two channels: in one, bf16 would round too much. All
+    three are filled up to one width, a multiple of 8, which the fused kernels want."""
     half = k.float().square().sum(dim=3, keepdim=True) / 2  # (B, nh, S, 1)
     high = half.to(q.dtype).float()  # q's type: a cache keeps k in fp32, and autocast rounds it
-    low = half - high
+    more = torch.cat([-high, high - half], dim=3).to(k.dtype)
     ones = torch.ones_like(q[..., :1])
-    more = torch.cat([-high, -low], dim=3).to(k.dtype)
-    return torch.cat([q, ones, ones], dim=3), torch.cat([k, more], dim=3)
+    q, k = torch.cat([q, ones, ones], dim=3), torch.cat([k, more], dim=3)
+    fill = -q.size(3) % 8
+    return F.pad(q, (0, fill)), F.pad(k, (0, fill)), F.pad(v, (0, fill + 2))
 
 
-def _same(x: torch.Tensor) -> torch.Tensor:
-    return x
+def _as_they_are(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return q, k, v
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:
     """Queries and keys to length sqrt(hs), without a gain (QK-norm, Henry et al., 2010.04245)."""
     return F.rms_norm(x, (x.size(-1),))
-
-
-def _pair(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return q, k
 
 
 def _mask(first: int, end: int, like: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.config.schema import ModelConfig
 from backend.data import tokenizers
-from backend.errors import CheckpointError
+from backend.errors import CheckpointError, first_line
 from backend.models import huggingface, lora, nanogpt
 from backend.models.gpt import GPT
 from backend.models.weights import Weights, shape_from
@@ -41,6 +42,7 @@ from backend.storage import sha256, share, write_json
 
 FORMAT = 1
 KEPT = 2
+GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
@@ -114,19 +116,18 @@ def save(
     tensors, values = trainer
     values = {"format": FORMAT, "step": step, **values, "best": best and asdict(best)}
     adapters = lora.adapters(model)
-    temporary = _begin(folder)
-    if adapters:
-        save_tensors(adapters, temporary / ADAPTER)
-        rank, alpha = lora.rank_and_alpha(model)
-        settings = lora.peft_config(rank, alpha, str(out_dir / "base"))
-        write_json(temporary / "adapter_config.json", settings)
-        run = {**run, "lora": {"rank": rank, "alpha": alpha}}
-    else:
-        save_tensors(model.weights(), temporary / WEIGHTS)
-    write_json(temporary / "model.json", _facts(model.config, model.vocab_size, step, run))
-    save_tensors(tensors, temporary / "trainer.safetensors")
-    write_json(temporary / "trainer.json", values)
-    _finish(temporary, folder)
+    with _making(folder) as temporary:
+        if adapters:
+            save_tensors(adapters, temporary / ADAPTER)
+            rank, alpha = lora.rank_and_alpha(model)
+            settings = lora.peft_config(rank, alpha, str(out_dir / "base"))
+            write_json(temporary / "adapter_config.json", settings)
+            run = {**run, "lora": {"rank": rank, "alpha": alpha}}
+        else:
+            save_tensors(model.weights(), temporary / WEIGHTS)
+        write_json(temporary / "model.json", _facts(model.config, model.vocab_size, step, run))
+        save_tensors(tensors, temporary / "trainer.safetensors")
+        write_json(temporary / "trainer.json", values)
     write_index(out_dir, best)
     return Source(folder, step)
 
@@ -141,12 +142,12 @@ def save_weights(
 ) -> None:
     """Weights alone as a folder that `find` knows: the base of a LoRA run, or an export, with the
     tokenizer's JSON."""
-    temporary = _begin(folder)
-    save_tensors(weights.tensors, temporary / WEIGHTS)
-    write_json(temporary / "model.json", _facts(weights.config, weights.vocab_size, step, facts))
-    if tokenizer is not None:
-        (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    _finish(temporary, folder)
+    with _making(folder) as temporary:
+        save_tensors(weights.tensors, temporary / WEIGHTS)
+        shape = _facts(weights.config, weights.vocab_size, step, facts)
+        write_json(temporary / "model.json", shape)
+        if tokenizer is not None:
+            (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
 
 
 def save_base(out_dir: Path, source: Source, model: GPT) -> None:
@@ -165,29 +166,37 @@ def _facts(
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """A safetensors file that transformers reads too."""
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk is one of these
+        raise CheckpointError(
+            f"{path} cannot be written: {first_line(error)}",
+            mend="free space, or another --out_dir",
+        ) from error
     share(path)
 
 
-def _begin(folder: Path) -> Path:
-    """A fresh neighbour of `folder`, to be written whole and renamed."""
+@contextmanager
+def _making(folder: Path) -> Iterator[Path]:
+    """A fresh neighbour of `folder`, which takes its name when the block ends well."""
     family = "step_*" if folder.name.startswith("step_") else folder.name
     for half in folder.parent.glob(f".tmp-{family}"):  # of a save that was killed
         shutil.rmtree(half, ignore_errors=True)
     temporary = folder.with_name(f".tmp-{folder.name}")
     temporary.mkdir(parents=True)
-    return temporary
-
-
-def _finish(temporary: Path, folder: Path) -> None:
-    files = sorted(temporary.iterdir())
-    for file in files:
-        _fsync(file)
-    write_json(temporary / "COMPLETE", {f.name: [f.stat().st_size, sha256(f)] for f in files})
-    _fsync(temporary)
-    shutil.rmtree(folder, ignore_errors=True)  # without COMPLETE: half of an older attempt
-    temporary.rename(folder)
-    _fsync(folder.parent)
+    try:
+        yield temporary
+        files = sorted(temporary.iterdir())
+        for file in files:
+            _fsync(file)
+        write_json(temporary / "COMPLETE", {f.name: [f.stat().st_size, sha256(f)] for f in files})
+        _fsync(temporary)
+        shutil.rmtree(folder, ignore_errors=True)  # without COMPLETE: half of an older attempt
+        temporary.rename(folder)
+        _fsync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a step on a full disk helps nobody
+        raise
 
 
 def write_index(out_dir: Path, best: Best | None) -> None:
@@ -235,6 +244,8 @@ def find(place: Path | str, which: str = "best") -> Source:
         CheckpointError: nothing there, or not that step.
     """
     path = Path(place)
+    if path.suffix == ".safetensors" and path.is_file():
+        path = path.parent
     if path.is_file():
         return Source(path, kind="nanogpt")
     if (path / "COMPLETE").is_file():
@@ -255,12 +266,25 @@ def find(place: Path | str, which: str = "best") -> Source:
     )
 
 
+def holds_weights(folder: Path) -> bool:
+    """Weights in the folder itself: an export, a Hugging Face folder, a ckpt.pt."""
+    own = (folder / "COMPLETE").is_file() or (folder / "ckpt.pt").is_file()
+    return own or huggingface.is_model(folder)
+
+
+def home(source: Source, out_dir: str | None) -> Path:
+    """The folder that lyrics and exports of these weights belong to."""
+    into_step = source.is_step and out_dir is not None and Path(out_dir) == source.path
+    return source.run if out_dir is None or into_step else Path(out_dir)
+
+
 def _which(path: Path, which: str, standing: Mapping[int, Source]) -> Source:
     last = max(standing)
     if which == "last":
         return standing[last]
     if which == "best":
-        return standing.get(read_index(path).get("best") or last, standing[last])
+        best = read_index(path).get("best")  # it may be step 0
+        return standing.get(last if best is None else best, standing[last])
     if which.isdigit() and int(which) in standing:
         return standing[int(which)]
     raise CheckpointError(
@@ -373,14 +397,18 @@ def load_trainer(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, Any
 
 
 def load_tokenizer(source: Source) -> tokenizers.Tokenizer:
-    """The tokenizer that travels with the weights. GPT-2's is known by its size where there is no
-    file.
+    """The tokenizer that travels with the weights. Without a file, GPT-2's own weights and
+    nanoGPT's of that size have GPT-2's.
 
     Raises:
         CheckpointError: none to be found.
     """
     file = tokenizer_file(source)
-    if not file.is_file() and describe(source)[1] == tokenizers.GPT2_SIZE:
+    pair = (source.path / "vocab.json", source.path / "merges.txt")
+    if not file.is_file() and all(p.is_file() for p in pair):
+        return tokenizers.ByteBPE.from_files(*pair)
+    known = source.kind == "nanogpt" or source.name.removeprefix("openai-community/") in GPT2
+    if not file.is_file() and known and describe(source)[1] == tokenizers.GPT2_SIZE:
         return tokenizers.ByteBPE.gpt2()
     if not file.is_file() and source.kind != "ours":
         raise CheckpointError(
@@ -412,7 +440,8 @@ def inputs(source: Source) -> list[Path]:
     """Every file that what is made from these weights depends on, for a manifest."""
     base = base_of(source).files if "lora" in facts_of(source) else []
     file = tokenizer_file(source)
-    return [*source.files, *base, *([file] if file.is_file() else [])]
+    more = [file, source.path / "model.json", source.path / "config.json"]
+    return [*source.files, *base, *(path for path in more if path.is_file())]
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -146,7 +146,9 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, padded(vocab_size), bias=False)
         if config.tied_head:
             self.lm_head.weight = self.transformer.wte.weight
-        self.cap = partial(_soft, cap=config.logit_softcap) if config.logit_softcap else _same
+        self.cap = (
+            partial(_soft, cap=config.logit_softcap) if config.logit_softcap else nn.Identity()
+        )
         self._init()
 
     @torch.no_grad()
@@ -229,10 +231,6 @@ def padded(vocab_size: int) -> int:
     """Rows of the embedding: a large vocabulary is filled up to a multiple of 64, as matrix units
     like it; 50,257 becomes 50,304."""
     return vocab_size if vocab_size < 1024 else -(-vocab_size // 64) * 64
-
-
-def _same(x: torch.Tensor) -> torch.Tensor:
-    return x
 
 
 def _soft(logits: torch.Tensor, cap: float) -> torch.Tensor:

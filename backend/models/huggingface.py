@@ -50,7 +50,7 @@ ONLY: Mapping[str, Any] = {
 # GPT-2's own linear layers keep their matrix as (inputs, outputs)
 TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$")  # causal masks that old files carry
-SMALL = ["config.json", "generation_config.json", "tokenizer.json"]
+SMALL = ["config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt"]
 SAFE = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 OLD = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
@@ -219,4 +219,7 @@ def locate(name: str) -> Path:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(p.stat().st_size for kind in SAFE[:2] + OLD[:2] for p in folder.glob(kind))
+    for index in [*folder.glob("*.index.json")]:  # a download may have stopped between shards
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return all((folder / shard).is_file() for shard in shards)
+    return any(p.stat().st_size for kind in SAFE[:1] + OLD[:1] for p in folder.glob(kind))

@@ -24,6 +24,10 @@ class Weights:
     vocab_size: int
     tensors: Mapping[str, torch.Tensor]
 
+    @property
+    def n_params(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
     def build(self, vocab_size: int | None = None, **changes: Any) -> GPT:
         """A model with these weights.
 

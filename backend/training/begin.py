@@ -12,7 +12,7 @@ import json
 import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from backend.config import kinds
 from backend.config.schema import ModelConfig, TrainConfig
@@ -37,30 +37,49 @@ def find_source(config: TrainConfig) -> Source | None:
     """Where the weights come from; None for fresh ones.
 
     Raises:
-        CheckpointError: nothing there; or the folder holds a run that would be destroyed.
+        CheckpointError: nothing there; or the folder holds what would be destroyed.
     """
     out_dir = Path(config.out_dir)
     standing = checkpoint.steps(out_dir)
-    if config.init_from in ("resume", "auto") and standing:
+    if standing and config.init_from in ("resume", "auto"):
         return standing[-1]
+    others = checkpoint.holds_weights(out_dir) and not standing
     if config.init_from == "resume":
-        return checkpoint.find(out_dir, "last")  # says that there is none
+        raise CheckpointError(
+            f"no run in {out_dir} to resume" + ("; it holds other weights" if others else ""),
+            mend=f"--init_from={out_dir} --out_dir=NEW starts a run from them"
+            if others
+            else f"python -m backend.training.train config/lyrics_cpu.py --out_dir={out_dir}",
+        )
     if standing and not (config.overwrite or config.eval_only):
         raise CheckpointError(
             f"{out_dir} holds a run already, at step {standing[-1].step}",
             why="a new run would destroy it",
-            mend="--init_from=resume goes on with it; another --out_dir keeps both; --overwrite "
-            "deletes it",
+            mend=f"--init_from=resume --out_dir={out_dir} goes on with it; another --out_dir keeps "
+            "both; --overwrite deletes it",
         )
+    if others and not config.eval_only:
+        raise CheckpointError(
+            f"{out_dir} holds weights that are no run", why="a run there would overwrite them",
+            mend="another --out_dir",
+        )  # fmt: skip
     if config.init_from in ("scratch", "auto"):
-        if config.lora_rank:
-            raise ConfigError(
-                f"lora_rank = {config.lora_rank} adapts weights, and init_from = "
-                f"{config.init_from} has none",
-                mend="--init_from=gpt2, or the folder of a run",
-            )
+        _refuse_lora(config)
         return None
     return checkpoint.find(config.init_from, config.checkpoint)
+
+
+def _refuse_lora(config: TrainConfig) -> None:
+    """Fresh weights have nothing to adapt."""
+    if config.lora_rank:
+        raise ConfigError(
+            f"lora_rank = {config.lora_rank} adapts weights, and init_from = {config.init_from} "
+            "has none",
+            mend="--init_from=gpt2, or the folder of a run",
+        )
+
+
+ON_PURPOSE = ("command line", "parameter")
 
 
 def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
@@ -74,51 +93,46 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
     Raises:
         CheckpointError: the command line, or a resumed run's recipe, contradicts the weights.
     """
-    if source is None or config.init_from == "auto":
-        # auto compares the settings, and the shape is one of them
+    facts = checkpoint.facts_of(source) if source else {}
+    if config.init_from == "auto" and not (config.eval_only or facts.get("from")):
+        source = None  # auto compares the settings, and the shape is one of them
+    if source is None:
         return _with_alpha(config)
-    facts = checkpoint.facts_of(source)
-    theirs, _ = checkpoint.describe(source)
     own, default = config.part(ModelConfig).as_dict(), ModelConfig().as_dict()
-    resumed = config.init_from == "resume"
-    taken: dict[str, Any] = {}
-    refused = []
+    shape, _ = checkpoint.describe(source)
+    theirs = shape.as_dict()
     # a caller in Python leaves no origins: what is no default was said
     said = {
         key: config.origins.get(key, None if own[key] == default[key] else "parameter")
         for key in own
     }
-    purposes = ("command line", "parameter")
-    new_kind = said["attn_type"] in purposes and own["attn_type"] != theirs.attn_type
-    for key, value in theirs.as_dict().items():
-        origin, on_purpose = said[key], said[key] in purposes
+    resumed = config.init_from in ("resume", "auto")
+    new_kind = said["attn_type"] in ON_PURPOSE and own["attn_type"] != theirs["attn_type"]
+    taken: dict[str, Any] = {}
+    refused = []
+    for key, value in theirs.items():
+        origin = said[key]
         if own[key] == value or key == "dropout":
             continue
-        if origin is None:
-            if not (key == "attn_scale" and new_kind):
-                taken[key] = value  # else the new kind's own default stands
-        elif resumed and not on_purpose and facts.get("from"):
+        shorter = key == "block_size" and own[key] < value
+        verdict = _verdict(key, origin, resumed, bool(facts.get("from")), shorter, new_kind)
+        if verdict == "refuse":
+            whose = "run has" if resumed else "weights have"
+            refused.append(f"{key} = {own[key]} ({origin}; the {whose} {value})")
+        elif verdict == "take":
             taken[key] = value
-        elif resumed:
-            refused.append(f"{key} = {own[key]} ({origin}; the run has {value})")
-        elif key in ("init", "zero_init"):
-            continue  # nothing is initialised
-        elif on_purpose:
-            if key not in MAY_CHANGE:
-                refused.append(f"{key} = {own[key]} (the weights have {value})")
-            else:
-                print(f"note: {key} = {own[key]}; the weights were trained with {value}")
-        elif key == "block_size" and own[key] < value:
-            print(f"note: block_size = {own[key]} ({origin}); the weights know {value} positions")
-        else:
-            taken[key] = value
-            print(f"note: {key} = {value}, as in the weights, not {own[key]} ({origin})")
+            if origin and not resumed:
+                print(f"note: {key} = {value}, as in the weights, not {own[key]} ({origin})")
+        elif origin and key not in ("init", "zero_init"):
+            print(f"note: {key} = {own[key]}; the weights were trained with {value}")
     if resumed:
         adapters = facts.get("lora", {"rank": 0, "alpha": None})
-        for key, value in adapters.items():
-            if (asked := getattr(config, f"lora_{key}")) not in (0, None, value):
-                refused.append(f"lora_{key} = {asked} (the run has {value})")
-            taken[f"lora_{key}"] = value
+        for name, value in adapters.items():
+            key = f"lora_{name}"
+            if (asked := getattr(config, key)) not in (0, None, value):
+                refused.append(f"{key} = {asked} (the run has {value})")
+            elif asked != value:
+                taken[key] = value
     if refused:
         raise CheckpointError(
             f"{source} has another shape: " + ", ".join(refused),
@@ -126,6 +140,22 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
         )
     origins = dict(config.origins) | dict.fromkeys(taken, str(source))
     return _with_alpha(dataclasses.replace(config, **taken, origins=origins))
+
+
+def _verdict(
+    key: str, origin: str | None, resumed: bool, from_weights: bool, shorter: bool, new_kind: bool
+) -> Literal["keep", "take", "refuse"]:
+    """Of a key that differs: is what was said kept, are the weights believed, or is it refused?"""
+    on_purpose = origin in ON_PURPOSE
+    if origin is None:  # nobody said it; a new kind has a scale of its own
+        return "keep" if key == "attn_scale" and new_kind else "take"
+    if resumed:
+        return "take" if from_weights and not on_purpose else "refuse"
+    if key in ("init", "zero_init"):  # nothing is initialised
+        return "keep"
+    if on_purpose:
+        return "keep" if key in MAY_CHANGE else "refuse"
+    return "keep" if shorter else "take"
 
 
 def _with_alpha(config: TrainConfig) -> TrainConfig:
@@ -141,7 +171,8 @@ def check(
     experiment aside.
 
     Raises:
-        CheckpointError: resuming on other data.
+        CheckpointError: resuming on other data; or auto, and a run that fresh weights cannot
+            replace.
     """
     if source is None or config.init_from not in ("resume", "auto"):
         return source
@@ -155,12 +186,18 @@ def check(
     if config.init_from == "auto" and not config.eval_only:
         if not changed and same_data:
             return source  # a finished run too: it takes no step, and lost outputs come back
+        why = ", ".join(changed) or "its data"
+        if facts.get("from"):
+            raise CheckpointError(
+                f"{out_dir} holds a run that began from {facts['from']}, and {why} changed",
+                why="auto begins from fresh weights, which is another run",
+                mend=f"--init_from=resume, or --init_from={facts['from'].partition(',')[0]} "
+                "--out_dir=NEW",
+            )
+        _refuse_lora(config)
         aside = out_dir.with_name(f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}")
         out_dir.rename(aside)
-        print(
-            f"{out_dir} held another run ({', '.join(changed) or 'its data'} changed); "
-            f"it is {aside} now"
-        )
+        print(f"{out_dir} held another run ({why} changed); it is {aside} now")
         return None
     if not same_data:
         raise CheckpointError(
@@ -204,6 +241,16 @@ def build(config: TrainConfig, bins: Bins, source: Source | None, *, resumed: bo
     if adapted:
         lora.load(model, checkpoint.load_adapters(source))
     return model
+
+
+def origin(source: Source | None, *, resumed: bool) -> dict[str, Any]:
+    """Whose weights a run started from: its checkpoints say so, also after it was resumed."""
+    if source is None:
+        return {"from": None, "base_model": None}
+    if resumed:
+        facts = checkpoint.facts_of(source)
+        return {key: facts.get(key) for key in ("from", "base_model")}
+    return {"from": str(source), "base_model": source.name or None}
 
 
 def empty_folder(config: TrainConfig, out_dir: Path) -> None:

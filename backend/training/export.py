@@ -8,6 +8,7 @@ train.py; safetensors for this project, every kind of attention included. --push
 sends the Hugging Face folder to the hub, private unless --public.
 """
 
+import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -24,7 +25,6 @@ from backend.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer
 from backend.errors import CheckpointError, ConfigError, NetworkError, first_line
 from backend.models import checkpoint, huggingface, nanogpt
 from backend.models.checkpoint import Source
-from backend.models.gpt import n_params
 from backend.models.weights import Weights
 from backend.storage import Stage, Summary, packages, write_json
 from backend.training.log import read_metrics
@@ -43,17 +43,27 @@ class Export:
     weights: Weights
     tokenizer: Tokenizer
     facts: Mapping[str, Any]  # model.json; empty for weights from elsewhere
+    measured: Mapping[str, float]  # bpc, loss
+    name: str
+
+    @property
+    def specials(self) -> bool:
+        """Has the model a row for the end of text? nanoGPT's own characters have none."""
+        return self.tokenizer.eot < self.weights.vocab_size
 
 
 def main(config: ExportConfig) -> Summary:
     source = checkpoint.named(config.init_from, config.out_dir, config.checkpoint)
-    run = Path(config.out_dir) if config.out_dir else source.run
+    run = checkpoint.home(source, config.out_dir)
     folder = Path(config.export_dir or run / f"export-{config.format}")
+    folder = folder if folder.name else folder.resolve()
     print(f"model:   {source}")
-    settings = {"format": config.format, "name": run.name}
+    name = config.push_to_hub or (run if run.name else run.resolve()).name
+    measured = _measured(source)
+    settings = {"format": config.format, "name": name, "measured": measured}
     files = checkpoint.inputs(source)
     stage = Stage("export", VERSION, folder, settings=settings, inputs=files)
-    summary = stage.unchanged()
+    summary = None if config.force else stage.unchanged()
     if summary is None:
         if folder.exists() and any(folder.iterdir()) and not stage.path.is_file():
             raise ConfigError(
@@ -65,22 +75,26 @@ def main(config: ExportConfig) -> Summary:
             checkpoint.read(source),
             checkpoint.load_tokenizer(source),
             checkpoint.facts_of(source),
+            measured,
+            name,
         )
-        aside = folder.with_name(f".tmp-{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
+        aside, older = (folder.with_name(f".{kind}-{folder.name}") for kind in ("tmp", "old"))
+        for left in (aside, older):  # by an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir(parents=True)
-        making = Stage("export", VERSION, aside, settings=settings, inputs=files)
-        difference = FORMATS[config.format](export, aside, run.name)
-        counts = {
-            "parameters": n_params(export.weights.build()),
-            "largest difference of a logit": f"{difference:.1e}",
-        }
-        made = making.finish(sorted(p for p in aside.iterdir() if p.is_file()), counts)
-        older = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(older, ignore_errors=True)
-        if folder.exists():
-            folder.rename(older)
-        aside.rename(folder)  # with its manifest: the export stands at once, or not at all
+        try:
+            making = Stage("export", VERSION, aside, settings=settings, inputs=files)
+            difference = FORMATS[config.format](export, aside)
+            counts = {
+                "parameters": export.weights.n_params,
+                "largest difference of a logit": f"{difference:.1e}",
+            }
+            made = making.finish(sorted(p for p in aside.iterdir() if p.is_file()), counts)
+            if folder.exists():
+                folder.rename(older)
+            aside.rename(folder)  # with its manifest: the export stands at once, or not at all
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(older, ignore_errors=True)
         summary = replace(made, folder=folder)
     print(summary.line())
@@ -89,7 +103,16 @@ def main(config: ExportConfig) -> Summary:
     return summary
 
 
-def _to_hugging_face(export: Export, folder: Path, name: str) -> float:
+def _measured(source: Source) -> dict[str, float]:
+    """The validation of this step, as metrics.jsonl has it; empty where there was none."""
+    rows = [r for r in read_metrics(source.run) if r["split"] == "val" and r["step"] == source.step]
+    if not rows or not source.is_step:
+        return {}
+    found = {key: rows[-1].get(key) for key in ("bpc", "loss")}
+    return {key: value for key, value in found.items() if value is not None}  # null: it diverged
+
+
+def _to_hugging_face(export: Export, folder: Path) -> float:
     """The folder that AutoModelForCausalLM and AutoTokenizer load; returns the logits' difference.
 
     Raises:
@@ -99,14 +122,14 @@ def _to_hugging_face(export: Export, folder: Path, name: str) -> float:
     weights, tokenizer = export.weights, export.tokenizer
     values = huggingface.to_settings(weights.config, weights.vocab_size, tokenizer.eot)
     write_json(folder / "config.json", values)
-    ends = {key: values[key] for key in ("bos_token_id", "eos_token_id")}
+    ends = {f"{end}_token_id": tokenizer.eot for end in ("bos", "eos", "pad") if export.specials}
     # transformers cannot go past the context: half of it is left to the prompt
-    room = {"max_new_tokens": max(1, weights.config.block_size // 2), "pad_token_id": tokenizer.eot}
+    room = {"max_new_tokens": max(1, weights.config.block_size // 2)}
     manner = {"do_sample": True, "temperature": 0.8, "top_k": 200}
     write_json(folder / "generation_config.json", ends | manner | room)
     checkpoint.save_tensors(huggingface.to_tensors(weights), folder / "model.safetensors")
-    _write_tokenizer(tokenizer, folder, weights.config.block_size)
-    (folder / "README.md").write_text(_card(export, name), encoding="utf-8")
+    _write_tokenizer(export, folder)
+    (folder / "README.md").write_text(_card(export), encoding="utf-8")
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -126,7 +149,7 @@ def _to_hugging_face(export: Export, folder: Path, name: str) -> float:
     return difference
 
 
-def _to_nanogpt(export: Export, folder: Path, name: str) -> float:
+def _to_nanogpt(export: Export, folder: Path) -> float:
     """ckpt.pt, and for characters the meta.pkl that nanoGPT decodes with."""
     weights, tokenizer = export.weights, export.tokenizer
     if tokenizer.kind == "bpe":
@@ -134,13 +157,12 @@ def _to_nanogpt(export: Export, folder: Path, name: str) -> float:
             "nanoGPT knows characters and GPT-2's BPE, not a BPE trained on the corpus",
             mend="--format=hf, or --format=safetensors",
         )
-    dataset = str(export.facts.get("data", {}).get("corpus", name))
-    loss = [r["loss"] for r in read_metrics(export.source.run) if r["split"] == "val"]
+    dataset = str(export.facts.get("data", {}).get("corpus", export.name))
     nanogpt.write(
         folder / "ckpt.pt",
         weights,
         step=export.source.step,
-        loss=float(min(loss, default=float("inf"))),
+        loss=export.measured.get("loss", math.inf),
         dataset=dataset,
     )
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")  # for us
@@ -162,23 +184,25 @@ def _to_nanogpt(export: Export, folder: Path, name: str) -> float:
     return difference
 
 
-def _to_safetensors(export: Export, folder: Path, name: str) -> float:
+def _to_safetensors(export: Export, folder: Path) -> float:
     """Our own form: every kind of model; any program of this project reads it by its path."""
-    folder.rmdir()  # save_weights makes it whole at once
     tokenizer = export.tokenizer.to_json()
     checkpoint.save_weights(
         folder,
         export.weights,
         step=export.source.step,
-        facts={k: v for k, v in export.facts.items() if k in ("data", "from", "experiment")},
+        facts={k: v for k, v in export.facts.items() if k in ("data", "from", "base_model")},
         tokenizer=tokenizer,
     )
     theirs = checkpoint.load_model(Source(folder))
-    return _difference(export.weights, lambda idx: theirs(idx)[0])
+    difference = _difference(export.weights, lambda idx: theirs(idx)[0])
+    if difference:
+        raise CheckpointError(f"{folder} gives other logits: by {difference:.1e}")
+    return difference
 
 
-# (what, a fresh folder, the run's name) -> largest difference of a logit after reading it back
-FORMATS: Mapping[str, Callable[[Export, Path, str], float]] = {
+# (what, a fresh folder) -> largest difference of a logit after reading it back
+FORMATS: Mapping[str, Callable[[Export, Path], float]] = {
     "hf": _to_hugging_face,
     "nanogpt": _to_nanogpt,
     "safetensors": _to_safetensors,
@@ -195,54 +219,50 @@ def _difference(weights: Weights, theirs: Callable[[torch.Tensor], torch.Tensor]
     return float((model(idx)[0] - theirs(idx)).abs().max())
 
 
-def _write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
+def _write_tokenizer(export: Export, folder: Path) -> None:
+    tokenizer = export.tokenizer
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
     if UNKNOWN in tokenizer.vocabulary():
         names["unk_token"] = UNKNOWN
     # without it AutoTokenizer takes GPT-2's own class for the model_type, and its rules
     values = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": block_size,
+        "model_max_length": export.weights.config.block_size,
         "clean_up_tokenization_spaces": False,
-        **names,
+        **(names if export.specials else {}),
     }
     write_json(folder / "tokenizer_config.json", values)
 
 
-def _card(export: Export, name: str) -> str:
+def _card(export: Export) -> str:
     """README.md of the hub: what it is, from what data, how good, for what. No lyrics in it."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    config, facts, source = export.weights.config, export.facts, export.source
-    data = facts.get("data", {})
+    config, data, name = export.weights.config, export.facts.get("data", {}), export.name
     corpus = str(data.get("corpus", "unknown"))
-    rows = [r for r in read_metrics(source.run) if r["split"] == "val" and r["step"] == source.step]
-    measured = {
-        "bits_per_character": ("Bits per character", rows[-1]["bpc"]),
-        "loss": ("Loss (nats per token)", rows[-1]["loss"]),
-    } if rows else {}  # fmt: skip
-    origin = facts.get("from")
+    labels = {"bpc": "Bits per character", "loss": "Loss (nats per token)"}
+    base = export.facts.get("base_model")
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="lyrics",
+            dataset_name=corpus,
+            dataset_split="validation",
+            metric_type={"bpc": "bits_per_character"}.get(key, key),
+            metric_name=labels[key],
+            metric_value=round(value, 4),
+        )
+        for key, value in export.measured.items()
+    ]
     head = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["lyrics", "gpt2", "lyrics-pipeline"],
         license="other",
-        base_model=origin if origin and origin.startswith("gpt2") else None,
+        base_model=base,
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="text-generation",
-                dataset_type="lyrics",
-                dataset_name=corpus,
-                dataset_split="validation",
-                metric_type=key,
-                metric_name=label,
-                metric_value=round(value, 4),
-            )
-            for key, (label, value) in measured.items()
-        ]
-        or None,
+        eval_results=results or None,
     )
     counted = "\n".join(
         f"- {side}: {data[key]['songs']:,} songs, {data[key]['characters']:,} characters, "
@@ -250,44 +270,49 @@ def _card(export: Export, name: str) -> str:
         for key, side in (("train", "Trained on"), ("val", "Held out"))
         if key in data
     )
-    results = "\n".join(f"- {label}: {value:.4f}" for label, value in measured.values())
+    split = {
+        "song": "split by song: no version of a held-out song was trained on",
+        "contiguous": "of few songs: its last part is held out, cut inside a song",
+    }.get(str(data.get("split_by")), "as its maker had it")
+    scores = "\n".join(f"- {labels[key]}: {value:.4f}" for key, value in export.measured.items())
     shape = (
         f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
-        f"{config.block_size} tokens of context, {n_params(export.weights.build()):,} parameters, "
+        f"{config.block_size} tokens of context, {export.weights.n_params:,} parameters, "
         f"{export.tokenizer.kind} tokenizer of {export.tokenizer.vocab_size:,} entries"
     )
+    begins = f"`{END_OF_TEXT}`, then " if export.specials else ""
+    prompt = END_OF_TEXT if export.specials else "\\n"
     return f"""---
 {head.to_yaml()}
 ---
 
 # {name}
 
-A GPT-2 that writes song lyrics: {shape}. {f"Finetuned from {origin}." if origin else ""}
-Made with lyrics-pipeline {packages().get("lyrics-pipeline", "")} (step {source.step:,}).
+A GPT-2 that writes song lyrics: {shape}.{f" Finetuned from {base}." if base else ""}
+Made with lyrics-pipeline {packages()["lyrics-pipeline"]} (step {export.source.step:,}).
 
 ## Use
 
 ```python
 from transformers import pipeline
 
-write = pipeline("text-generation", model="{name}")
-print(write("{END_OF_TEXT}", max_new_tokens=200)[0]["generated_text"])
+write = pipeline("text-generation", model="{name}")  # or the path of this folder
+print(write("{prompt}", max_new_tokens={max(1, config.block_size // 2)})[0]["generated_text"])
 ```
 
-A song begins with `{END_OF_TEXT}`, then any of the lines `artist: ...`, `title: ...`, a blank line,
-and the lyrics; the model ends it with `{END_OF_TEXT}`.
+A song begins with {begins}lines `artist: ...`, `title: ...` (any of them), a blank line, its text.
 
 ## Data
 
-Corpus `{corpus}`, split by song: no version of a held-out song was trained on.
+Corpus `{corpus}`, {split}.
 
-{counted or "Not recorded."}
+{counted or "Its size was not recorded."}
 
 ## Results
 
 On the whole held-out split, each token scored once:
 
-{results or "Not measured at this step."}
+{scores or "Not measured at this step."}
 
 ## Intended use and limits
 
@@ -320,6 +345,8 @@ def _push(folder: Path, repo_id: str, *, public: bool) -> str:
                 f"{repo_id} exists and everybody can see it",
                 mend="--public, if that is meant, or another name",
             )
+        if public and api.model_info(repo_id).private:  # it was there before
+            api.update_repo_settings(repo_id, private=False)
         api.upload_folder(
             repo_id=repo_id, folder_path=folder, ignore_patterns=["export.manifest.json"]
         )

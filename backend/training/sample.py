@@ -30,7 +30,7 @@ VERSION = 1
 def main(config: SampleConfig) -> Summary:
     runtime = detect(device=config.device, dtype=config.dtype)
     source = checkpoint.named(config.init_from, config.out_dir, config.checkpoint)
-    run = Path(config.out_dir) if config.out_dir else source.run
+    run = checkpoint.home(source, config.out_dir)
     print(f"model:   {source}")
     for key, text in (("start", config.start), ("artist", config.artist), ("title", config.title)):
         if text and text.encode("utf-8", "replace").decode() != text:  # half a surrogate pair

@@ -94,10 +94,7 @@ def main(config: TrainConfig) -> Summary:
     optimizer = adamw(model, config)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     step, loss_sum, loss_n = 0, 0.0, 0
-    # whose weights the run started from, which a resumed run keeps saying
-    origin = (
-        checkpoint.facts_of(source).get("from") if source and resumed else source and str(source)
-    )
+    origin = begin.origin(source, resumed=resumed)
     best: checkpoint.Best | None = None
     if config.eval_only:
         val = split_loss(model, bins.val, runtime)
@@ -150,7 +147,7 @@ def main(config: TrainConfig) -> Summary:
             run={
                 "data_sha256": bins.sha256,
                 "data": bins.summary(),
-                "from": origin,
+                **origin,
                 "experiment": experiment,
             },
         )
@@ -167,14 +164,16 @@ def main(config: TrainConfig) -> Summary:
                 if config.always_save_checkpoint or finished:
                     save()
                 val = split_loss(model, bins.val, runtime)
-                train_loss = _train_loss(config, model, bins, runtime, step, loss_sum, loss_n)
+                mean = loss_sum / loss_n if loss_n else None
+                if config.eval_iters:
+                    mean = _random_loss(config, model, bins, runtime, step, batch_size)
                 log.row(
                     step=step,
                     epoch=_epoch(step, tokens_per_step, bins),
                     split="val",
                     loss=val.loss,
                     bpc=val.bpc,
-                    train_loss=train_loss,
+                    train_loss=mean,
                 )
                 if not math.isfinite(val.loss):
                     raise _diverged(config, "validation loss", val.loss, step, best)
@@ -360,12 +359,10 @@ def _stop_signals() -> Iterator[list[BaseException]]:
             signal.signal(number, handler)
 
 
-def _train_loss(
-    config: TrainConfig, model: GPT, bins: Bins, runtime: Runtime, step: int, total: float, n: int
-) -> float | None:
-    """Mean loss of the steps since the last evaluation; or nanoGPT's estimate on random batches."""
-    if not config.eval_iters:
-        return total / n if n else None
+def _random_loss(
+    config: TrainConfig, model: GPT, bins: Bins, runtime: Runtime, step: int, batch_size: int
+) -> float:
+    """nanoGPT's estimate of the training loss, on random batches."""
     model.eval()
     losses = []
     with torch.inference_mode():
@@ -375,7 +372,7 @@ def _train_loss(
                 seed=config.seed + 1,
                 step=step,
                 micro=micro,
-                batch_size=12,
+                batch_size=batch_size,
                 block_size=config.block_size,
             )
             with runtime.autocast():

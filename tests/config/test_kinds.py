@@ -243,9 +243,14 @@ def test_an_unknown_preset_is_refused_and_the_nearest_one_is_named():
     assert "did you mean 'modern'?" in refused("--preset=xs,moden")
 
 
-@pytest.mark.parametrize("text", ["preset = ('gpt2-medum',)", "preset = 'xs'"])
+@pytest.mark.parametrize("text", ["preset = ('gpt2-medum',)", "preset = 'gpt2-medum'"])
 def test_a_recipe_with_a_wrong_preset_is_refused_by_its_name(recipe, text):
     assert "mine.py: preset = " in refused_with(recipe(text))
+
+
+def test_a_recipe_may_name_one_preset_without_a_list(recipe):
+    config = load(TrainConfig, [recipe("preset = 'xs'"), STEP])
+    assert (config.n_layer, config.n_head, config.n_embd) == (10, 8, 512)
 
 
 def refused_with(file):

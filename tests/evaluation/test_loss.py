@@ -11,6 +11,7 @@ from backend.data import binarize
 from backend.data.batches import Split, open_bins
 from backend.data.song import CleanSong, write_songs
 from backend.errors import DataError
+from backend.evaluation import loss
 from backend.evaluation.loss import _windows, split_loss
 from backend.models.gpt import GPT, IGNORE
 from backend.runtime import detect
@@ -120,3 +121,15 @@ def test_characters_are_those_of_the_text_not_of_the_header(tmp_path, model):
     assert bins.val.chars + bins.train.chars == sum(map(len, texts.values()))
     got = split_loss(model, bins.val, detect(device="cpu"))
     assert got.tokens == bins.val.chars + bins.val.songs
+
+
+def test_a_large_vocabulary_is_read_in_smaller_batches_with_the_same_result(model, monkeypatch):
+    split = make_split([(5, 40), (0, 7), (30, 1), (2, 90)])
+    whole = split_loss(model, split, detect(device="cpu"))
+    sizes = []
+    model.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].numel()))
+    monkeypatch.setattr(loss, "ROOM", 40 * model.vocab_size)
+    got = split_loss(model, split, detect(device="cpu"))
+    assert max(sizes) <= 40
+    assert (got.tokens, got.chars) == (whole.tokens, whole.chars)
+    assert got.nats == pytest.approx(whole.nats, rel=1e-5)

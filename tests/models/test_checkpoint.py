@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from backend.config.schema import ModelConfig
 from backend.data.tokenizers import ByteBPE, CharTokenizer
@@ -383,3 +384,22 @@ def test_a_broken_json_of_a_step_is_a_sentence(run, name, text):
     (step.path / name).write_text(text)
     with pytest.raises(CheckpointError, match=re.escape(name)):
         checkpoint.load_model(checkpoint.find(out))
+
+
+def test_a_best_at_step_0_is_the_best(run):
+    out, save = run
+    for step in (0, 10, 20):
+        save(step, checkpoint.Best(0, 2.0))
+    assert checkpoint.find(out, "best").step == 0
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_half_step(run, monkeypatch):
+    out, save = run
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"(?s)No space left.*free space"):
+        save(10)
+    assert not list((out / "checkpoints").iterdir())

@@ -580,3 +580,35 @@ def test_the_trained_share_is_on_the_screen(base, tiny, capsys):
     train.main(tiny(init_from="out/base", **LORA, **SHORT))
     rows = 4 * ((16 + 48) + (16 + 16) + (16 + 64) + (64 + 16)) * 2
     assert f"({rows:,} of them trained, LoRA)" in capsys.readouterr().out
+
+
+def test_auto_never_replaces_a_run_that_began_from_weights_by_one_from_scratch(corpus, tiny):
+    train.main(tiny(out_dir="out/base", max_iters=2))
+    train.main(tiny(out_dir="out/fine", init_from="out/base", max_iters=4))
+    before = sorted((corpus / "out").iterdir())
+    with pytest.raises(CheckpointError, match=r"(?s)began from out/base.*seed.*--init_from"):
+        train.main(tiny(out_dir="out/fine", init_from="auto", max_iters=4, seed=7))
+    assert sorted((corpus / "out").iterdir()) == before
+
+
+def test_auto_and_eval_only_evaluate_the_kind_that_was_trained(corpus, tiny, capsys):
+    train.main(tiny(out_dir="out/gk", max_iters=2, attn_type="GK"))
+    capsys.readouterr()
+    scores = []
+    for init_from in ("resume", "auto"):
+        train.main(tiny(out_dir="out/gk", init_from=init_from, max_iters=2, eval_only=True))
+        scores.append(re.search(r"[0-9.]+ bits/char", capsys.readouterr().out)[0])
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("kind", ["export", "huggingface", "nanogpt"])
+def test_a_run_never_starts_in_a_folder_that_holds_other_weights(corpus, tiny, kind):
+    folder = corpus / "mine"
+    folder.mkdir()
+    files = {"export": "COMPLETE", "huggingface": "config.json", "nanogpt": "ckpt.pt"}
+    (folder / files[kind]).write_text('{"model_type": "gpt2"}')
+    with pytest.raises(CheckpointError, match="weights that are no run"):
+        train.main(tiny(out_dir="mine"))
+    with pytest.raises(CheckpointError, match=r"(?s)no run in mine.*--init_from=mine"):
+        train.main(tiny(out_dir="mine", init_from="resume"))
+    assert [f.name for f in folder.iterdir()] == [files[kind]]

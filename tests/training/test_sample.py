@@ -412,7 +412,9 @@ def test_a_hugging_face_folder_without_its_tokenizer_is_a_sentence(tmp_path):
     assert "models/tale/tokenizer.json" in error.value.mend
 
 
-def test_weights_with_gpt2s_vocabulary_need_no_tokenizer_beside_them(tmp_path, monkeypatch):
+def test_gpt2_itself_needs_no_tokenizer_beside_it_but_another_of_its_size_does(
+    tmp_path, monkeypatch
+):
     files = Path("/work/shared/data/tiktoken_cache")
     if not files.is_dir():
         pytest.skip(f"GPT-2's vocabulary is not in {files}")
@@ -421,6 +423,17 @@ def test_weights_with_gpt2s_vocabulary_need_no_tokenizer_beside_them(tmp_path, m
     [love] = openai.encode(" love")
     model = set_on(tiny_model(50_257, n_embd=4, tied_head=False), {love: 40.0})
     as_huggingface(tmp_path / "models/tale", model, tokenizer=None)
-    sample.main(config(init_from="models/tale", start="I 日本", max_new_tokens=5))
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        sample.main(config(init_from="models/tale"))
+    monkeypatch.setattr(huggingface, "locate", lambda name: Path("models/tale"))
+    sample.main(config(init_from="gpt2", start="I 日本", max_new_tokens=5))
     [rows] = songs(tmp_path / "out/tiny")
     assert rows[0]["text"] == "I 日本" + " love" * 5
+
+
+def test_an_older_folder_with_vocab_json_and_merges_txt_has_its_own_vocabulary(tmp_path):
+    tokenizer = ByteBPE.train(["the rain the river"] * 3, 300)
+    as_huggingface(tmp_path / "models/tale", tiny_model(tokenizer.vocab_size), tokenizer=None)
+    tokenizer.whole.model.save(str(tmp_path / "models/tale"))
+    source = checkpoint.find("models/tale")
+    assert checkpoint.load_tokenizer(source).vocabulary() == tokenizer.vocabulary()
