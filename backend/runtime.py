@@ -68,7 +68,7 @@ def detect(
 @cache
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees. It hands blocks above 32 MB straight back to the kernel,
-    and the next step pays for fresh pages: a quarter of a step of GPT-2 (docs/benchmarks.md)."""
+    and the next step pays for fresh pages: a fifth to a third of a step of GPT-2 124M."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         # M_MMAP_THRESHOLD: smaller blocks come from the heap. An old glibc refuses so much, and
