@@ -530,7 +530,7 @@ def die(*_, **__):
 DEATHS = {
     "writing weights": lambda patch: patch.setattr(checkpoint, "save_file", die),
     "writing the card": lambda patch: patch.setattr(export, "_card", die),
-    "reading it back": lambda patch: patch.setattr(export, "_difference", die),
+    "reading it back": lambda patch: patch.setattr(export, "_compare", die),
     "taking its name": lambda patch: patch.setattr(Path, "rename", die),
     "writing the manifest": lambda patch: patch.setattr(export.Stage, "finish", die),
 }
