@@ -14,6 +14,7 @@ from backend.config.schema import BinarizeConfig
 from backend.data import binarize, tokenizers
 from backend.data.song import header, read_songs, training_header
 from backend.errors import DataError
+from tests.conftest import ROOT
 
 
 def main(folder, **settings):
@@ -424,7 +425,7 @@ def test_a_text_that_is_no_unicode_is_refused_with_a_sentence(tmp_path, rows):
 
 # --- byte-level BPE -------------------------------------------------------------------------------
 
-GPT2_FILES = Path("/work/shared/data/tiktoken_cache")
+GPT2_FILES = ROOT.parent / "shared" / "data" / "tiktoken_cache"
 needs_gpt2 = pytest.mark.skipif(
     not GPT2_FILES.is_dir(), reason=f"GPT-2's vocabulary is not in {GPT2_FILES}"
 )

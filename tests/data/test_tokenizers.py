@@ -5,7 +5,6 @@ import hashlib
 import json
 import pickle
 import pickletools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +18,14 @@ from tokenizers import models, pre_tokenizers
 from backend.data import tokenizers
 from backend.data.tokenizers import ByteBPE, CharTokenizer
 from backend.errors import DataError
+from tests.conftest import ROOT
 
 ALPHABET = "\n !',-.?ABCTabcdefghiklmnorstuwxyäéñß<|>_\t\r\u0301\u200d\u2028日本語אب👩🚀🇩🇪\ufeff\0"
 CHARS = CharTokenizer.train([ALPHABET])
 THEIRS = hugging_face.Tokenizer.from_str(CHARS.to_json())
 TEXTS = st.text(st.sampled_from(ALPHABET), max_size=60)
 
-SHARED = Path("/work/shared/data")
+SHARED = ROOT.parent / "shared" / "data"
 VERSE = "The tide, the tide goes out\nand nobody knows where the tide is going\n\n"
 BPE = ByteBPE.train([VERSE, "Ständchen über dem Fluß"], 300)
 # What a pattern of words splits wrongly where it is not quite GPT-2's: contractions, runs of white

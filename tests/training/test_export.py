@@ -33,9 +33,10 @@ from backend.models.gpt import GPT
 from backend.models.weights import Weights
 from backend.training import export, sample, train
 from backend.training.log import read_metrics
+from tests.conftest import ROOT
 from tests.training.conftest import TINY
 
-TIKTOKEN = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or "/work/shared/data/tiktoken_cache")
+TIKTOKEN = Path(os.environ.get("TIKTOKEN_CACHE_DIR") or ROOT.parent / "shared/data/tiktoken_cache")
 WORDS = ("wheel", "wind", "world", "year", "tale", "cup")
 SONGS = [
     CleanSong(

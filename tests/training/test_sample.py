@@ -18,6 +18,7 @@ from backend.models.gpt import GPT
 from backend.models.weights import Weights
 from backend.storage import sha256, write_json
 from backend.training import export, sample, train
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -415,7 +416,7 @@ def test_a_hugging_face_folder_without_its_tokenizer_is_a_sentence(tmp_path):
 def test_gpt2_itself_needs_no_tokenizer_beside_it_but_another_of_its_size_does(
     tmp_path, monkeypatch
 ):
-    files = Path("/work/shared/data/tiktoken_cache")
+    files = ROOT.parent / "shared" / "data" / "tiktoken_cache"
     if not files.is_dir():
         pytest.skip(f"GPT-2's vocabulary is not in {files}")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(files))
