@@ -42,12 +42,20 @@ def main(config: BenchConfig) -> Summary:
         head = (
             f"{date.today()}, commit {git_commit()}, {machine}, "
             f"Python {platform.python_version()}, PyTorch {packages()['torch']}: "
-            f"`python -m backend.training.bench --only={name}`"
+            f"`python -m backend.training.bench --only={name}{_given(config, name)}`"
         )
         _replace_section(path, name, f"{head}\n\n{text}")
         print(text, flush=True)
     seconds = time.monotonic() - started
     return Summary("bench", path, {"sections": len(config.only)}, seconds)
+
+
+def _given(config: BenchConfig, name: str) -> str:
+    """The keys that a section's figures depend on, for its command."""
+    if name == "attention" and config.text:
+        return f" --text={Path(config.text).name}"
+    checkout = config.nanogpt or os.environ.get("NANOGPT")
+    return " --nanogpt=PATH" if name == "model" and checkout else ""
 
 
 @dataclass(frozen=True)

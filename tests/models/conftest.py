@@ -1,10 +1,32 @@
-"""Small random models."""
+"""Small random models, and a pickle that would run a command."""
+
+import os
 
 import pytest
 import torch
 
 from backend.config.schema import ModelConfig
 from backend.models.gpt import GPT
+from backend.models.weights import Weights
+
+
+class Armed:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def random_weights(vocab_size=50, **shape):
+    """Weights that are all away from their initial values, norms and biases too."""
+    torch.manual_seed(0)
+    config = ModelConfig(**(dict(block_size=16, n_layer=2, n_head=4, n_embd=32) | shape))
+    model = GPT(config, vocab_size)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return Weights(model.config, vocab_size, {k: v.clone() for k, v in model.weights().items()})
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from backend.errors import CheckpointError, ConfigError
 from backend.models import checkpoint, huggingface
 from backend.models.gpt import GPT
 from backend.models.weights import Weights
+from tests.models.conftest import Armed
 
 VOCAB, BLOCK = 61, 24
 # layers, heads and width of every preset: its heads, fewer layers, narrower
@@ -295,14 +296,6 @@ def test_a_tensor_of_another_shape_is_refused_by_name(folder, name):
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=name):
         huggingface.read(folder).build()
-
-
-class Armed:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.marker}'",)
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x, 2))])

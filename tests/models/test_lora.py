@@ -10,21 +10,16 @@ from safetensors.torch import load_file, save_file
 from backend.config.schema import ModelConfig
 from backend.errors import CheckpointError
 from backend.models import checkpoint, huggingface, lora
-from backend.models.gpt import GPT, n_params, on_meta
+from backend.models.gpt import n_params, on_meta
 from backend.models.weights import Weights
+from tests.models.conftest import random_weights
 
 VOCAB, BLOCK, RANK, ALPHA = 50, 24, 4, 6.0
 IDX = torch.randint(VOCAB, (2, BLOCK), generator=torch.Generator().manual_seed(1))  # (B, T)
 
 
 def base_weights(**shape):
-    torch.manual_seed(0)
-    config = ModelConfig(**(dict(block_size=BLOCK, n_layer=2, n_head=4, n_embd=32) | shape))
-    model = GPT(config, VOCAB)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    return Weights(model.config, VOCAB, {k: v.clone() for k, v in model.weights().items()})
+    return random_weights(VOCAB, **{"block_size": BLOCK} | shape)
 
 
 def trained(weights, rank=RANK, alpha=ALPHA):

@@ -15,6 +15,7 @@ from backend.errors import CheckpointError, ConfigError
 from backend.models import checkpoint, nanogpt
 from backend.models.gpt import GPT
 from backend.models.weights import Weights
+from tests.models.conftest import Armed
 
 VOCAB, BLOCK = 65, 24
 IDX = torch.randint(VOCAB, (2, BLOCK), generator=torch.Generator().manual_seed(1))  # (B, T)
@@ -105,14 +106,6 @@ def test_a_checkpoint_without_a_config_has_no_dataset(file):
     del whole["config"]
     torch.save(whole, file)
     assert nanogpt.read(file)[1] == {"iter_num": 250, "dataset": None}
-
-
-class Armed:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.marker}'",)
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x, 2))])

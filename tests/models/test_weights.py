@@ -5,22 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from backend.config.schema import ModelConfig
 from backend.errors import CheckpointError, ConfigError
-from backend.models.gpt import GPT
-from backend.models.weights import WPE, Weights
+from backend.models.weights import WPE
+from tests.models.conftest import random_weights
 
 VOCAB, BLOCK = 50, 16
-
-
-def random_weights(vocab_size=VOCAB, **shape):
-    torch.manual_seed(0)
-    config = ModelConfig(**(dict(block_size=BLOCK, n_layer=2, n_head=4, n_embd=32) | shape))
-    model = GPT(config, vocab_size)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    return Weights(model.config, vocab_size, {k: v.clone() for k, v in model.weights().items()})
 
 
 @pytest.fixture
