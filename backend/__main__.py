@@ -17,6 +17,7 @@ PROGRAMS = {
     "crawl": ("backend.scrapers.crawl", schema.CrawlConfig),
     "clean": ("backend.data.clean", schema.CleanConfig),
     "binarize": ("backend.data.binarize", schema.BinarizeConfig),
+    "corpora": ("backend.data.corpora", schema.CorporaConfig),
     "train": ("backend.training.train", schema.TrainConfig),
     "sample": ("backend.training.sample", schema.SampleConfig),
     "export": ("backend.training.export", schema.ExportConfig),

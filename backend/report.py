@@ -19,8 +19,9 @@ class Report:
     <BLANKLINE>
     """
 
-    def __init__(self, title: str) -> None:
-        self._parts = [f"# {title}"]
+    def __init__(self, title: str, front: str = "") -> None:
+        """front: what machines read before the title, such as YAML."""
+        self._parts = [*([front] if front else []), f"# {title}"]
 
     def section(self, title: str) -> Self:
         self._parts.append(f"## {title}")

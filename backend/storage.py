@@ -127,10 +127,18 @@ class Stage:
         return done if same else None
 
     def finish(
-        self, outputs: Sequence[Path], counts: Mapping[str, Any], notes: Sequence[str] = ()
+        self,
+        outputs: Sequence[Path] | Mapping[Path, str | None],
+        counts: Mapping[str, Any],
+        notes: Sequence[str] = (),
     ) -> Summary:
-        """Write the manifest and say what was done."""
+        """Write the manifest and say what was done.
+
+        Args:
+            outputs: what was written; as a mapping, with the sha256 of those where it is known.
+        """
         seconds = round(time.monotonic() - self.started, 2)
+        known = outputs if isinstance(outputs, Mapping) else {}
         manifest = {
             "stage": self.name,
             "stage_version": self.version,
@@ -140,7 +148,7 @@ class Stage:
                 self._name(p): [*stamp, sha256(p) if _stamp(p) == stamp else "changed meanwhile"]
                 for p, stamp in self.inputs.items()
             },
-            "outputs": {self._name(p): [*_stamp(p), sha256(p)] for p in outputs},
+            "outputs": {self._name(p): [*_stamp(p), known.get(p) or sha256(p)] for p in outputs},
             "counts": counts,
             "seconds": seconds,
             "packages": packages(),

@@ -23,11 +23,14 @@ from backend.config.schema import (
 )
 from backend.data import binarize as binarize_stage
 from backend.data import clean as clean_stage
+from backend.data import tokenizers
 from backend.errors import UserError
 from backend.scrapers import crawl as crawl_stage
 from backend.storage import Summary
 from backend.training.log import read_status
 from flows import child
+
+VOCAB_SIZE = BinarizeConfig().vocab_size
 
 
 def crawl_config(config: PipelineConfig) -> CrawlConfig:
@@ -104,7 +107,7 @@ def train_command(config: PipelineConfig) -> list[str]:
     return [
         "backend.training.train",
         config.config,
-        f"--dataset={data_dir(config) / config.tokenizer}",
+        f"--dataset={data_dir(config) / tokenizers.folder(config.tokenizer, VOCAB_SIZE)}",
         f"--out_dir={out_dir(config)}",
         f"--profile={config.profile}",
         *begin,

@@ -26,11 +26,10 @@ def test_every_file_of_the_code_stands_on_the_map_and_nothing_else_does():
     block = re.search(r"## The map\n.*?```\n(.*?)```", ARCHITECTURE, re.DOTALL)[1]
     folder, mapped = "", set()
     for line in block.splitlines():
-        name = line.split()[0] if line.strip() else ""
-        if name.endswith("/"):
-            folder = name
-        elif name.endswith(".py"):
-            mapped.add(folder + name)
+        names = line.strip().partition("  ")[0].split(", ")
+        if names[0].endswith("/"):
+            folder = names[0]
+        mapped |= {folder + name for name in names if name.endswith(".py")}
     recipes = {p.as_posix() for p in python_files() if "config/" in p.as_posix()} - {
         f"backend/config/{name}.py" for name in ("schema", "loader", "kinds")}  # fmt: skip
     files = {p.as_posix() for p in python_files() if p.name not in ("__init__.py",)} - recipes

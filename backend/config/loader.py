@@ -241,7 +241,11 @@ def help_text(config_type: type[Settings], about: str) -> str:
         if len(groups) > 1 and (title := inspect.getdoc(group)):
             lines += ["", title.splitlines()[0]]
         for key, doc in docs.items():
-            lines.append(f"  --{key}={_show(defaults[key])}  ({_type_name(hints[key])})")
+            head = f"--{key}={_show(defaults[key])}  ({_type_name(hints[key])})"
+            lines += textwrap.wrap(
+                head, 96, initial_indent="  ", subsequent_indent="      ",
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
             lines += textwrap.wrap(doc, 92, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 

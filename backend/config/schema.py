@@ -117,6 +117,9 @@ class CleanConfig(Settings):
     """Another folder for data.json (NanoRapGPT's key); default is data_dir."""
     section_headers: Literal["keep", "strip"] = "keep"
     """[Verse 1], [Chorus] on their own line: keep them, or strip them from the text."""
+    repeats: Literal["keep", "expand", "once"] = "keep"
+    """[Repeat Chorus], [Chorus] with nothing under it, `x4` at a line's end: keep them as they are,
+    expand them into what is sung, or once: take the marks away."""
     min_lines: int = 4
     """Songs with fewer sung lines are dropped (the reason is kept)."""
     min_chars: int = 100
@@ -126,14 +129,30 @@ class CleanConfig(Settings):
     near_duplicate: float = 0.7
     """Two songs whose sets of normalised lines overlap at least this much (Jaccard) are versions of
     one song; one is kept, studio over live, complete over cut. 1.0 finds only equal ones."""
+    languages: tuple[str, ...] = ()
+    """Keep only songs in these: --languages=en,es (ISO 639-1, `mul` for songs in two); none is no
+    filter. A language is the source's word, else a guess from the whole song, else unknown."""
+    exclude: str | None = None
+    """A text file of ids, urls and artists, one a line, whose songs are left out, text and all;
+    lines starting with # are comments. Default <data_dir>/exclude.txt where there is one."""
+    explicit: Literal["keep", "flag", "drop"] = "keep"
+    """Songs with words of explicit_words: keep, flag (`explicit` in data.json), or drop them."""
+    explicit_words: str | None = None
+    """A file of words to take in place of assets/explicit_words.txt: one a line, * for any ending;
+    lines starting with # are comments."""
+    workers: int = 0
+    """Processes to clean with; 0 is one for every core. The result is the same."""
     force: bool = False
     """Do it again though inputs, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 0, "min_lines", "min_chars")
+        yield from _at_least(self, 0, "min_lines", "min_chars", "workers")
+        for code in self.languages:
+            if not re.fullmatch("[a-z]{2,3}", code):
+                yield f"languages: {code!r} is no code such as en"
         yield from _at_least(self, 1, "max_words")
-        if not 0 < self.near_duplicate <= 1:
-            yield f"near_duplicate = {self.near_duplicate} must be above 0 and at most 1"
+        if not 0.5 <= self.near_duplicate <= 1:
+            yield f"near_duplicate = {self.near_duplicate} must be from 0.5 to 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +172,9 @@ class BinarizeConfig(Settings):
     val_fraction: float = 0.1
     """Share of songs held out for validation, chosen by a hash of each song, so that a growing
     corpus keeps its split."""
+    split_by: Literal["song", "album", "artist"] = "song"
+    """What is held out whole. song, with all its versions; album; or artist, to measure how well a
+    model writes for artists whom it never read."""
     seed: int = 1337
     """Seed of the split and of which header lines each training song keeps."""
     force: bool = False
@@ -162,6 +184,66 @@ class BinarizeConfig(Settings):
         yield from _at_least(self, 257, "vocab_size")  # every byte, and the end of a text
         if not 0 < self.val_fraction < 1:
             yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorporaConfig(Settings):
+    """Corpora: texts of the hub or of files -> data/<corpus>/<tokenizer>/{train,val}.bin"""
+
+    corpus: Literal[
+        "tinyshakespeare",
+        "tinystories",
+        "openwebtext",
+        "finewebedu",
+        "wikitext",
+        "hf",
+        "text",
+        "hellaswag",
+        "lambada",
+    ] = "tinyshakespeare"
+    """A known corpus; hf: any of the hub, see path; text: files, see path. hellaswag and lambada
+    are no text to train on but rows for evaluation."""
+    path: str | None = None
+    """hf: the hub's id. text: a .txt, .jsonl, .json, .csv or .parquet, or a folder of these. For
+    the others a local copy to read in place of the hub."""
+    name: str | None = None
+    """Configuration on the hub, such as sample-100BT of finewebedu; none is the usual one."""
+    text_key: str = "text"
+    """Field or column of the text."""
+    split: str = "train"
+    """Split of an hf corpus that is read; a part of it is held out."""
+    separator: str | None = None
+    """What stands between documents in a .txt; none: a file is one document, but in tinystories
+    <|endoftext|>."""
+    data_dir: str | None = None
+    """The corpus folder; none is data/<corpus>, for text and hf data/<last part of path>."""
+    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
+    """As in binarize. char reads the corpus twice: what characters are there comes first."""
+    vocab_size: int = 4096
+    """Tokens of a trained BPE; its folder is bpe<vocab_size>."""
+    val_fraction: float | None = None
+    """Share of documents held out. None: the corpus' own validation where it has one, nanoGPT's
+    0.0005 of openwebtext, 0.01 of finewebedu, else 0.1."""
+    max_documents: int | None = None
+    """Only the first documents of each split; none is all."""
+    shard_tokens: int = 100_000_000
+    """Tokens of one file; longer splits lie in several, train-00000.bin and so on."""
+    seed: int | None = None
+    """Seed of the split. None: 1337, and nanoGPT's 2357 for openwebtext."""
+    force: bool = False
+    """Do it again though inputs, settings and outputs are unchanged."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 257, "vocab_size")
+        yield from _at_least(self, 1, "max_documents", "shard_tokens")
+        yield from _at_least(self, 0, "seed")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
+        if self.corpus in ("hf", "text") and not self.path:
+            what = "an id of the hub" if self.corpus == "hf" else "a file or a folder"
+            yield f"corpus={self.corpus} needs --path, {what}"
+        if self.separator and (not self.path or self.corpus not in ("text", "tinystories")):
+            yield "separator is for .txt files: --corpus=text or tinystories with --path"
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -513,23 +595,23 @@ class ExportConfig(Settings):
 class BenchConfig(Settings):
     """Bench: measured figures -> marked sections of docs/benchmarks.md"""
 
-    only: tuple[Literal["help", "road", "tests", "model", "attention", "lora"], ...] = (
-        "help",
-        "road",
-        "tests",
-        "model",
-        "attention",
-        "lora",
-    )
+    only: tuple[
+        Literal["help", "road", "tests", "clean", "bins", "model", "attention", "lora"], ...
+    ] = ("help", "road", "tests", "clean", "bins", "model", "attention", "lora")
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
-    and unchanged. tests: time of `make test-fast` and `make test`. model: GPT-2 124M forward and
+    and unchanged. tests: time of `make test-fast` and `make test`. clean: songs by the hundred
+    thousand. bins: characters and GPT-2's BPE beside the naive way. model: GPT-2 124M forward and
     backward beside Hugging Face's and nanoGPT's. attention: every kind trained on a text. lora:
     memory of a step with and without."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""
     text: str | None = None
-    """The text that the kinds of attention are trained on; none is the demo songbook."""
+    """The text that bins are made of and the kinds of attention trained on; none is the demo
+    songbook."""
+    songs: str | None = None
+    """A corpus folder whose raw songs are multiplied to measure cleaning; none is the demo
+    songbook."""
     file: str = "docs/benchmarks.md"
     """The page whose marked sections are rewritten."""
 
@@ -557,8 +639,8 @@ class PipelineConfig(Settings):
     """Corpus data/<dataset>; none is the name of the source."""
     run: str | None = None
     """Run out/<run>; none is the name of the dataset."""
-    tokenizer: Literal["char"] = "char"
-    """Tokens, as in binarize."""
+    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
+    """Tokens, as in binarize; bpe is of 4,096."""
     config: str = "config/lyrics_cpu.py"
     """The training recipe."""
     train_overrides: tuple[str, ...] = ()

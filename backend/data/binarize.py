@@ -2,35 +2,27 @@
 
     python -m backend.data.binarize --data_dir=data/demo --tokenizer=char
 
-Reads <data_dir>/data.json. Writes to <data_dir>/{char,gpt2,bpe4096}/ train.bin and val.bin
-(headerless little-endian ids, uint16 where the vocabulary fits: nanoGPT's own train.py reads them),
-train.idx and val.idx (uint64 pairs: document start, first token of its text), tokenizer.json,
-meta.json, and for characters meta.pkl, which nanoGPT reads.
-
-A document is <|endoftext|>, header, text; the stream ends with one more <|endoftext|>.
+Reads <data_dir>/data.json, never whole. Writes <data_dir>/{char,gpt2,bpe4096}/: train.bin and
+val.bin, an index of songs, tokenizer.json and meta.json, as backend/data/bins.py describes them.
 """
 
-import hashlib
 import itertools
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
 
 from backend.config.loader import program
 from backend.config.schema import BinarizeConfig
 from backend.data import tokenizers
-from backend.data.song import HEADER, CleanSong, header, read_songs, training_header
-from backend.data.tokenizers import Ids, Tokenizer
+from backend.data.bins import Bins, Document, Writer, batched, draw, restore
+from backend.data.song import CleanSong, header, read_songs, training_header
 from backend.errors import DataError
-from backend.storage import Stage, Summary, atomic_write, sha256, write_json
+from backend.storage import Stage, Summary, sha256
 
-VERSION = 1
+VERSION = 2
 FEW = 20  # below this many songs a split by song leaves too little on one side
 
 
@@ -39,8 +31,11 @@ def main(config: BinarizeConfig) -> Summary:
     given = Path(config.tokenizer_file) if config.tokenizer_file else None
     tokenizer = tokenizers.load(given) if given else None
     size = str(config.vocab_size) if config.tokenizer == "bpe" and not given else ""
-    name = f"{tokenizer.kind}-{_owner(given)}" if tokenizer and given else ""
-    folder = Path(config.data_dir) / (name or f"{config.tokenizer}{size}")
+    name = tokenizers.folder(config.tokenizer, config.vocab_size)
+    if tokenizer and given:
+        name = f"{tokenizer.kind}-{_owner(given)}"
+    folder = Path(config.data_dir) / name
+    restore(folder)
     settings = {k: v for k, v in config.as_dict().items() if k not in ("force", "data_dir")}
     settings["vocab_size"] = size
     stage = Stage(
@@ -56,63 +51,44 @@ def main(config: BinarizeConfig) -> Summary:
         # characters of all songs, so that validation has no unknown one; merges of training songs
         learnt = (s for side, s in _sides(source, config, [])[1] if side == "train")
         seen = read_songs(source) if config.tokenizer == "char" else learnt
-        texts = (text for song in seen for text in (header(song.header_fields()), song.text))
+        texts = (header(song.header_fields()) + song.text for song in seen)
         tokenizer = tokenizers.make(config.tokenizer, texts, config.vocab_size)
-    writers: dict[str, SplitWriter] = {}
-    outputs = [folder / f"{s}.{kind}" for s in ("train", "val") for kind in ("bin", "idx")]
-    with ExitStack() as stack:  # the old bins stand until every new file is whole
-        for name in ("train", "val"):
-            bin_file, idx_file = (
-                stack.enter_context(atomic_write(folder / f"{name}.{kind}", "wb"))
-                for kind in ("bin", "idx")
-            )
-            writers[name] = SplitWriter(bin_file, idx_file, tokenizer)
-        for name, song in sides:
-            writers[name].add(
-                song,
-                training_header(song, config.seed)
-                if name == "train"
-                else header(song.header_fields()),
-            )
-        for writer in writers.values():
-            writer.close()
-        with atomic_write(folder / "tokenizer.json") as file:
-            file.write(tokenizer.to_json())
-    if tokenizer.kind == "char":
-        with atomic_write(folder / "meta.pkl", "wb") as file:
-            file.write(tokenizers.nanogpt_meta(tokenizer))
-    write_json(
-        folder / "meta.json",
-        {
-            "format": 1,
-            "kind": tokenizer.kind,
-            "tokenizer_sha256": sha256(folder / "tokenizer.json"),
-            "vocab_size": tokenizer.vocab_size,
-            "dtype": np.dtype(tokenizer.dtype).name,
-            "eot": tokenizer.eot,
-            "header": list(HEADER),
-            "split_by": split_by,
-            "val_fraction": config.val_fraction,
-            "seed": config.seed,
-            "source_sha256": sha256(source),
-            "splits": {name: writer.meta(name) for name, writer in writers.items()},
-        },
-    )
-    if unseen := set().union(*(writer.unseen for writer in writers.values())):
-        notes.append(
-            f"{given} does not know {' '.join(map(repr, sorted(unseen)))}: {tokenizers.UNKNOWN} now"
+    with Writer(folder, tokenizer) as writer:
+        documents = (_document(side, song, config.seed) for side, song in sides)
+        for batch in batched(documents):
+            writer.add(batch)
+        outputs = writer.publish(
+            {
+                "split_by": split_by,
+                "val_fraction": config.val_fraction,
+                "seed": config.seed,
+                "source_sha256": sha256(source),
+            }
         )
+    if writer.unseen:
+        unknown = [c for c in sorted(writer.unseen) if tokenizer.unseen(tokenizer.nearest(c))]
+        known = [
+            f"{c!r} is {tokenizer.nearest(c)!r}" for c in sorted(writer.unseen) if c not in unknown
+        ]
+        become = [f"{' '.join(map(repr, unknown))} {tokenizers.UNKNOWN}"] if unknown else []
+        notes.append(f"{given} does not know all characters: {', '.join([*known, *become])} now")
+    train, val = writer.counts["train"], writer.counts["val"]
     counts = {
-        "songs to train on": writers["train"].songs,
-        "songs held out": writers["val"].songs,
-        "tokens": writers["train"].tokens + writers["val"].tokens,
+        "songs to train on": train.songs,
+        "songs held out": val.songs,
+        "tokens": train.tokens + val.tokens,
         "in the vocabulary": tokenizer.vocab_size,
     }
-    others = ["tokenizer.json", "meta.json"] + ["meta.pkl"] * (tokenizer.kind == "char")
-    outputs += [folder / name for name in others]
     summary = stage.finish(outputs, counts, notes)
     print("\n".join([summary.line(), *(f"  note: {note}" for note in notes)]))
+    print(Bins.open(str(folder)).excerpts())
     return summary
+
+
+def _document(side: str, song: CleanSong, seed: int) -> Document:
+    train = side == "train"
+    head = training_header(song, seed) if train else header(song.header_fields())
+    return Document(side, head, song.text)
 
 
 def _owner(tokenizer_file: Path) -> str:
@@ -124,68 +100,36 @@ def _owner(tokenizer_file: Path) -> str:
     return folder.parent.name if folder.name.startswith("export-") else folder.name
 
 
-@dataclass
-class SplitWriter:
-    """Appends documents to one split and keeps its counts."""
-
-    bin_file: IO[Any]
-    idx_file: IO[Any]
-    tokenizer: Tokenizer
-
-    def __post_init__(self) -> None:
-        self.tokens = self.songs = self.chars = self.bytes = 0
-        self.unseen: set[str] = set()  # characters that a tokenizer from elsewhere does not know
-        self._digest = hashlib.sha256()
-
-    def add(self, song: CleanSong, head: str) -> None:
-        start = self.tokens
-        self._put([self.tokenizer.eot])
-        # header and text apart: no token spans the border
-        ids, text = self.tokenizer.encode(head), self.tokenizer.encode(song.text)
-        self._put(ids)
-        self.idx_file.write(np.array([start, self.tokens], dtype="<u8").tobytes())
-        self._put(text)
-        if np.isin(np.concatenate([ids, text]), self.tokenizer.never_sampled()).any():
-            self.unseen.update(self.tokenizer.unseen(head + song.text))
-        self.songs += 1
-        self.chars += len(song.text)
-        self.bytes += len(song.text.encode())
-
-    def close(self) -> None:
-        self._put([self.tokenizer.eot])
-
-    def meta(self, name: str) -> dict[str, Any]:
-        return {
-            "files": [f"{name}.bin"],
-            "tokens": self.tokens,
-            "songs": self.songs,
-            "chars": self.chars,
-            "bytes": self.bytes,
-            "sha256": self._digest.hexdigest(),
-        }
-
-    def _put(self, ids: Ids | list[int]) -> None:
-        data = np.asarray(ids, dtype=np.dtype(self.tokenizer.dtype).newbyteorder("<")).tobytes()
-        self.bin_file.write(data)
-        self._digest.update(data)
-        self.tokens += len(ids)
-
-
 def _sides(
     source: Path, config: BinarizeConfig, notes: list[str]
 ) -> tuple[str, Iterable[tuple[str, CleanSong]]]:
     """How it is split, and (train | val, song) in the order of data.json.
 
-    All versions of a song go to one side.
+    All versions of a song go to one side, and with them their whole album or artist where that is
+    what the split goes by.
     """
-    # A group is held out only where the hash of every version says so. Then no song that was
-    # trained on is held out later: versions that join a group can only take it to training.
-    draws: dict[str, float] = {}
+    # Held out only where the hash of every member says so. Then no song that was trained on is held
+    # out later: what joins a group can only take it to training. (Of albums and artists that holds
+    # as long as the version that is kept of a song stays on one of them.)
+    worst: dict[str, float] = defaultdict(float)  # unit -> largest draw of its members
+    leader: dict[str, str] = {}  # unit -> another of the same side, where a song links them
+    group_of: dict[str, str] = {}  # duplicate group -> one of its units
+
+    def find(unit: str) -> str:
+        while (above := leader.get(unit, unit)) != unit:
+            unit = above
+        return unit
+
     n = 0
     for song in read_songs(source):
-        ids = {song.id, song.duplicate_group, *song.versions}
-        worst = max(_draw(config.seed, key) for key in ids)
-        draws[song.duplicate_group] = max(worst, draws.get(song.duplicate_group, 0.0))
+        unit = _unit(song, config.split_by)
+        ids = (song.id, song.duplicate_group, *song.versions)
+        members = ids if unit == song.duplicate_group else (unit,)
+        a, b = find(unit), find(group_of.setdefault(song.duplicate_group, unit))
+        if a != b:
+            leader[b] = a
+            worst[a] = max(worst[a], worst.pop(b))
+        worst[a] = max(worst[a], *(draw(config.seed, key) for key in members))
         n += 1
     if n < FEW:
         notes.append(
@@ -193,22 +137,29 @@ def _sides(
             "cut inside a song; a split by song starts at 20"
         )
         return "contiguous", _contiguous(source, config.val_fraction)
-    held_out = {group for group, draw in draws.items() if draw < config.val_fraction}
+    held_out = {unit for unit, draw in worst.items() if draw < config.val_fraction}
     if not held_out:  # happens to small corpora: one in eight has none at 20 songs
-        held_out = {min(draws, key=draws.__getitem__)}
-        notes.append("the hash held out no song, so the one nearest to it was taken")
-    if len(held_out) == len(draws):
+        held_out = {min(worst, key=worst.__getitem__)}
+        notes.append(f"the hash held out no {config.split_by}, so the one nearest to it was taken")
+    if len(held_out) == len(worst):
         raise DataError(
-            f"val_fraction = {config.val_fraction} leaves no song to train on",
+            f"val_fraction = {config.val_fraction} leaves no {config.split_by} to train on",
             mend="--val_fraction=0.1",
         )
-    songs = read_songs(source)
-    return "song", (("val" if s.duplicate_group in held_out else "train", s) for s in songs)
+    return config.split_by, (
+        ("val" if find(_unit(song, config.split_by)) in held_out else "train", song)
+        for song in read_songs(source)
+    )
 
 
-def _draw(seed: int, key: str) -> float:
-    """Uniform in [0, 1), the same for a song whatever else is in the corpus."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:8], "big") / 2**64
+def _unit(song: CleanSong, split_by: str) -> str:
+    """What goes to one side together; a song by itself where its artist or album is unknown."""
+    artist, album = song.artist_name, song.album
+    if split_by == "artist" and artist:
+        return f"artist\n{artist.casefold()}"
+    if split_by == "album" and artist and album:
+        return f"album\n{artist.casefold()}\n{album.casefold()}"
+    return song.duplicate_group
 
 
 def _contiguous(source: Path, val_fraction: float) -> Iterator[tuple[str, CleanSong]]:

@@ -3,152 +3,283 @@
     python -m backend.data.clean --data_dir=data/demo
 
 Reads <data_dir>/raw/. Writes data.json (songs to train on), dropped.jsonl (every other row with its
-reason and its text: nothing vanishes) and report.md beside it. Cleaning twice changes nothing.
+reason and its text: nothing vanishes), report.md with report.png, and dataset_card.md beside it.
+Cleaning twice changes nothing, and neither does the number of workers.
 """
 
+import itertools
 import json
 import re
 import sys
-import unicodedata
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tqdm import tqdm
 
 from backend.config.loader import program
 from backend.config.schema import CleanConfig
-from backend.data.duplicates import duplicate_groups, representative
-from backend.data.song import CleanSong, Song, raw_files, read_raw, write_songs
-from backend.report import Report
+from backend.data import corpus_report
+from backend.data.duplicates import Fingerprints, duplicate_groups, is_version, representative
+from backend.data.repeats import repeats
+from backend.data.rules import characters, clean_text, notice, split_translation
+from backend.data.sections import strip_headers, sung_lines
+from backend.data.song import About, CleanSong, Song, raw_files, read_raw, write_songs
+from backend.errors import ConfigError
 from backend.storage import Stage, Summary, atomic_write
+from backend.workers import in_order
 
-VERSION = 1
-
-# --- rules: text -> text, each idempotent, in this order ------------------------------------------
-
-CHARACTERS: dict[str, str | None] = {
-    **dict.fromkeys("\r\v\f\x85\u2028\u2029", "\n"),
-    **dict.fromkeys("’‘ʼ´`", "'"),
-    **dict.fromkeys("“”„«»", '"'),
-    **dict.fromkeys("\t\u00a0\u202f\u205f\u3000", " "),
-    **dict.fromkeys(map(chr, range(0x2000, 0x200B)), " "),  # en, em, thin, hair, ... spaces
-    **dict.fromkeys("\u200b\u200e\u200f\u2060\ufeff\u00ad", None),  # but U+200C spells Persian
-    "…": "...",
-}
-TABLE = str.maketrans(CHARACTERS)
+T = TypeVar("T")
+VERSION = 2
+PIECE = 256  # songs that a worker takes at a time
+WORDS = Path(__file__).resolve().parents[2] / "assets" / "explicit_words.txt"
 
 
-def characters(text: str) -> str:
-    """NFC, one kind of quote and space, no invisible or control characters, \\n line ends."""
-    text = text.replace("\r\n", "\n")
-    text = unicodedata.normalize("NFC", text).translate(TABLE)
-    text = "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cc", "Cs"))
-    return unicodedata.normalize("NFC", text)  # neighbours may compose now that others are gone
+def main(config: CleanConfig) -> Summary:
+    data_dir = Path(config.data_dir)
+    folder = Path(config.save_dir) if config.save_dir else data_dir
+    exclude = Path(config.exclude or data_dir / "exclude.txt")
+    words = Path(config.explicit_words) if config.explicit_words else WORDS
+    read = [exclude] if config.exclude or exclude.is_file() else []
+    read += [words] if config.explicit != "keep" else []
+    # where things are and how many work on it decide nothing
+    free = ("force", "data_dir", "save_dir", "workers", "exclude", "explicit_words")
+    settings = {k: v for k, v in config.as_dict().items() if k not in free}
+    inputs = [*raw_files(data_dir), *read]
+    stage = Stage("clean", VERSION, folder, settings=settings, inputs=inputs)
+    if not config.force and (done := stage.unchanged()):
+        print(done.line())
+        return done
+
+    excluded = {_folded(line): line for line in _lines(exclude)} if exclude in read else {}
+    excluded.pop("", None)
+    explicit = _any_of(_lines(words)) if words in read else None
+    work = partial(_clean, config=config, excluded=frozenset(excluded), explicit=explicit)
+    folder.mkdir(parents=True, exist_ok=True)
+    n_in = n_split = 0
+    changed: Counter[str] = Counter()
+    matched: set[str] = set()
+    kept: dict[str, Kept] = {}
+    dropped: list[Dropped] = []
+    prints: list[Fingerprints] = []
+    with tempfile.TemporaryFile(dir=folder, prefix=".tmp-clean-") as file:
+        rows = Rows(file)
+        pieces = _pieces(_once(read_raw(data_dir)), PIECE)
+        songs = tqdm(unit=" songs", disable=None, leave=False)
+        for piece in in_order(work, pieces, config.workers):
+            n_in += piece.n
+            n_split += len(piece.translations)
+            changed.update(piece.changed)
+            matched |= piece.matched
+            prints.append(piece.prints)
+            for song in piece.kept:
+                kept[song.id] = replace(song, row=rows.put(song.row))
+            for drop in itertools.chain(piece.dropped, piece.translations):
+                dropped.append(drop._replace(row=rows.put(drop.row)))
+            songs.update(piece.n)
+        songs.close()
+
+        chosen: list[tuple[Kept, str, tuple[str, ...]]] = []  # song, its group, its other versions
+        for group, members in duplicate_groups(
+            Fingerprints.joined(prints), config.near_duplicate
+        ).items():
+            best = representative(
+                {key: kept[key].is_version for key in members},
+                {key: kept[key].length for key in members},
+            )
+            chosen.append((kept[best], group, tuple(key for key in members if key != best)))
+            dropped += [
+                Dropped(f"duplicate of {best}", key, kept[key].row)
+                for key in members
+                if key != best
+            ]
+        chosen.sort(key=lambda choice: choice[0].order)
+        dropped.sort(key=lambda drop: (drop.reason, drop.id))
+
+        facts = corpus_report.Facts(n_in, n_split, changed)
+
+        def finished() -> Iterator[str]:
+            whole = ((rows.get(song.row), group, versions) for song, group, versions in chosen)
+            for lines, counted in in_order(_finish, _pieces(whole, PIECE), config.workers):
+                facts.add(counted)
+                yield from lines
+
+        write_songs(folder / "data.json", finished())
+        with atomic_write(folder / "dropped.jsonl") as out:
+            for drop in dropped:
+                row = json.loads(rows.get(drop.row)) | {"reason": drop.reason}
+                facts.dropped(row)
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    notes = [
+        f"{exclude}: {excluded[key]!r} names no song here" for key in excluded.keys() - matched
+    ]
+    reports = corpus_report.write(folder, facts, config, notes)
+    outputs = [folder / "data.json", folder / "dropped.jsonl", *reports]
+    counts: dict[str, Any] = {"in": n_in, "out": len(chosen)}
+    counts |= {"translations split off": n_split} if n_split else {}
+    summary = stage.finish(outputs, counts | {"dropped": facts.reasons()}, sorted(notes))
+    print("\n".join([summary.line(), *(f"  note: {note}" for note in summary.notes)]))
+    return summary
 
 
-def spaces(text: str) -> str:
-    """No spaces at line ends, one between words."""
-    return "\n".join(re.sub(r" {2,}", " ", line).strip() for line in text.split("\n"))
+# --- one song -------------------------------------------------------------------------------------
 
 
-CREDIT = re.compile(
-    r"^\[((all )?(lyrics|music|words)( (and|&) (lyrics|music|words))?( (are|were))?"
-    r"( (written|composed))?|(written|produced|recorded)( (and|&) \w+)?)"
-    r"(:| by (?-i:[^\W\d_a-z]))[^\]]*\]$",  # "by" and a name, not "music by the river"
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of a song is held in memory while others are read."""
+
+    id: str
+    row: Any  # the JSON of a CleanSong; once put down, its number in Rows
+    order: tuple[str, int, str, str]  # artist, year, album, id: as in data.json
+    is_version: bool
+    length: int
+
+
+class Dropped(NamedTuple):
+    """A row of dropped.jsonl."""
+
+    reason: str
+    id: str
+    row: Any  # as in Kept
+
+
+class Cleaned(NamedTuple):
+    """What became of some raw songs."""
+
+    n: int
+    kept: list[Kept]
+    dropped: list[Dropped]
+    translations: list[Dropped]  # parts of songs
+    changed: Counter[str]  # songs that each rule touched
+    matched: set[str]  # entries of the exclude file that named one of them
+    prints: Fingerprints
+
+
+def _clean(
+    songs: list[Song],
+    *,
+    config: CleanConfig,
+    excluded: frozenset[str],
+    explicit: re.Pattern[str] | None,
+) -> Cleaned:
+    """Each song through the rules, and what they leave through the conditions."""
+    done = Cleaned(len(songs), [], [], [], Counter(), set(), Fingerprints.of({}))
+    texts: dict[str, str] = {}
+    for song in songs:
+
+        def drop(reason: str, song: Song = song) -> None:
+            done.dropped.append(Dropped(reason, song.id, _row(song, song.lyrics or "")))
+
+        url = song.url or ""
+        named = {_folded(key) for key in (song.id, url, url.partition("#")[0], song.artist or "")}
+        if found := excluded & named:
+            done.matched.update(found)
+            # a request to remove a text is no reason to keep it elsewhere
+            done.dropped.append(Dropped("excluded", song.id, _row(song, "")))
+            continue
+        if kind := _no_song(song):
+            drop(kind)
+            continue
+        about = About(_name(song.title) or "", _name(song.artist) or "")
+        text, performers, changed = clean_text(song.lyrics or "", about)
+        done.changed.update(changed)
+        if reason := notice(text):
+            drop(reason)
+            continue
+        text, translation = split_translation(text)
+        text = repeats(text, config.repeats)
+        sung = sung_lines(text)
+        if reason := _refusal(text, sung, config):
+            drop(reason)
+            continue
+        language = song.language or guess_language(sung)
+        if config.languages and language not in config.languages:
+            drop(f"language {language or 'unknown'}")
+            continue
+        is_explicit = explicit and explicit.search(text) is not None
+        if is_explicit and config.explicit == "drop":
+            drop("explicit")
+            continue
+        if translation:
+            row = _row(song, translation)
+            done.translations.append(Dropped(f"translation of {song.id}", song.id, row))
+        if config.section_headers == "strip":
+            text = strip_headers(text)
+        row = _row(song, text, language=language, performers=performers, explicit=is_explicit)
+        order = (_name(song.artist) or "", song.year or 0, _name(song.album) or "", song.id)
+        done.kept.append(Kept(song.id, row, order, is_version(song.title), len(text)))
+        texts[song.id] = text
+    return done._replace(prints=Fingerprints.of(texts))
+
+
+def _finish(
+    songs: list[tuple[str, str, tuple[str, ...]]],
+) -> tuple[list[str], corpus_report.Facts]:
+    """Rows of data.json from (row, group, versions), and what they count."""
+    facts = corpus_report.Facts()
+    whole = [
+        replace(CleanSong.from_dict(json.loads(row)), duplicate_group=group, versions=versions)
+        for row, group, versions in songs
+    ]
+    for song in whole:
+        facts.count(song)
+    return [song.to_json() for song in whole], facts
+
+
+def _row(song: Song, text: str, **more: Any) -> str:
+    fields = {
+        "song_name": _name(song.title),
+        "artist_name": _name(song.artist),
+        "album": _name(song.album),
+        "year": song.year,
+        "language": song.language,
+        "source": song.source,
+        "url": song.url,
+        "id": song.id,
+        "duplicate_group": song.id,
+    }
+    row = CleanSong(text=text, **(fields | more)).to_json()
+    return row.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+
+
+def _name(text: str | None) -> str | None:
+    """A title or a name by the rules of the text, so that it adds no characters of its own."""
+    return " ".join(characters(text).split()) if text else text
+
+
+CURATED = r"translations?|traducciones|traductions|tradu[çc][õo]es|traduzioni|übersetzungen"
+CURATED += r"|çeviriler|tłumaczenia|переводы?|romanizations?"
+CURATOR = re.compile(rf"^genius\b.*\b({CURATED})\b", re.IGNORECASE)  # an account, no artist
+TRANSLATED = re.compile(
+    r"[(\[][^)\]]*\b(translation|traducción|traduction|tradução|traduzione|übersetzung|çevirisi?|"
+    r"tłumaczenie|перевод|romanized|romanization|ترجمه)\b[^)\]]*[)\]]$",
     re.IGNORECASE,
 )
+BESIDE = r"track ?list|album art(work)?|liner notes|booklet|credits|interview|skit|set ?list"
+NO_SONG = re.compile(rf"[(\[]({BESIDE})[)\]]$|^(track ?list|album art(work)?)$", re.IGNORECASE)
 
 
-def credits(text: str) -> str:
-    """Whole lines such as [Lyrics: Name] and [Music by ...] name people, they are not sung."""
-    return "\n".join(line for line in text.split("\n") if not CREDIT.match(line))
+def _no_song(song: Song) -> str | None:
+    """What the source says that it is, if no song."""
+    if song.kind != "song":
+        return song.kind
+    if CURATOR.search(song.artist or "") or TRANSLATED.search(song.title):
+        return "translation"
+    on_genius = song.source == "genius"
+    if NO_SONG.search(song.title) or (on_genius and (song.url or "").endswith("-annotated")):
+        return "nonsong"
+    return None if (song.lyrics or "").strip() else "empty"
 
 
-SECTIONS = (
-    "Intro",
-    "Verse",
-    "Pre-Chorus",
-    "Chorus",
-    "Post-Chorus",
-    "Refrain",
-    "Hook",
-    "Bridge",
-    "Interlude",
-    "Break",
-    "Breakdown",
-    "Drop",
-    "Solo",
-    "Guitar Solo",
-    "Instrumental",
-    "Instrumental Intro",
-    "Instrumental Break",
-    "Spoken",
-    "Outro",
-)
-SECTION = {re.sub(r"[^a-z]", "", name.lower()): name for name in SECTIONS}
-# What follows the colon is a name if it looks like one: not in [Chorus: x2], [Outro: fade out].
-PERFORMER = re.compile(r"(?!Repeat|Twice|Thrice)[^\W\d_a-z]\S*(\s+\S+){0,7}(?<![?!,;:])$")
-HEADER = re.compile(r"^\[([^\[\]:\d]+?)\s*(\d+)?\s*(?::\s*([^\[\]]*))?\]$")
-
-
-def section_headers(text: str) -> str:
-    """[chorus:], [VERSE 1: A & B] alone on their line -> [Chorus], [Verse 1]."""
-    return "\n".join(found[0] if (found := _section(line)) else line for line in text.split("\n"))
-
-
-def performers(text: str) -> tuple[str, ...]:
-    """The names after the colon of section headers, in order of appearance."""
-    found = (_section(line) for line in spaces(characters(text)).split("\n"))
-    return tuple(dict.fromkeys(section[1] for section in found if section and section[1]))
-
-
-def _section(line: str) -> tuple[str, str] | None:
-    """(normalised header, performer) of a section header alone on its line."""
-    match = HEADER.match(line)
-    name = SECTION.get(re.sub(r"[^a-z]", "", match[1].lower())) if match else None
-    if not match or not name or (match[3] and not PERFORMER.match(match[3])):
-        return None
-    if match[3] and name == "Spoken":
-        return None  # [Spoken: Let there be light] is what is spoken
-    return f"[{name} {match[2]}]" if match[2] else f"[{name}]", (match[3] or "").strip()
-
-
-def stanzas(text: str) -> str:
-    """One blank line between stanzas and before a header, none at the ends or after a header."""
-    lines: list[str] = []
-    for line in text.split("\n"):
-        if not line and (not lines or not lines[-1] or _section(lines[-1])):
-            continue
-        if lines and lines[-1] and _section(line):
-            lines.append("")
-        lines.append(line)
-    return "\n".join(lines).strip("\n")
-
-
-RULES: tuple[Callable[[str], str], ...] = (characters, spaces, credits, section_headers, stanzas)
-
-
-def clean_text(text: str, changed: Counter[str] | None = None) -> str:
-    """All rules in order; `changed` counts the songs that each rule touched."""
-    for rule in RULES:
-        after = rule(text)
-        if changed is not None and after != text:
-            changed[rule.__name__] += 1
-        text = after
-    return text
-
-
-def strip_headers(text: str) -> str:
-    """The text without its [Section] lines, stanza breaks kept."""
-    return stanzas("\n".join(line for line in text.split("\n") if not _section(line)))
-
-
-# --- the stage ------------------------------------------------------------------------------------
-
-
-def refusal(text: str, config: CleanConfig) -> str | None:
+def _refusal(text: str, sung: list[str], config: CleanConfig) -> str | None:
     """Why this text is no song to train on, or None."""
-    sung = [line for line in text.split("\n") if line and not (line[0] == "[" and line[-1] == "]")]
     if not text:
         return "empty"
     if len(sung) < config.min_lines:
@@ -160,117 +291,101 @@ def refusal(text: str, config: CleanConfig) -> str | None:
     return None
 
 
-def main(config: CleanConfig) -> Summary:
-    data_dir = Path(config.data_dir)
-    folder = Path(config.save_dir) if config.save_dir else data_dir
-    settings = {
-        k: v for k, v in config.as_dict().items() if k not in ("force", "data_dir", "save_dir")
-    }
-    stage = Stage("clean", VERSION, folder, settings=settings, inputs=raw_files(data_dir))
-    if not config.force and (done := stage.unchanged()):
-        print(done.line())
-        return done
-
-    raw: dict[str, Song] = {}
-    texts: dict[str, str] = {}
-    dropped: list[tuple[str, Song]] = []
-    changed: Counter[str] = Counter()
-    for song in read_raw(data_dir):
-        if song.id in raw:
-            continue  # a stale view of an artist who was renamed
-        raw[song.id] = song
-        if song.kind != "song" or not song.lyrics:
-            dropped.append((song.kind if song.kind != "song" else "empty", song))
-            continue
-        text = clean_text(song.lyrics, changed)
-        if reason := refusal(text, config):
-            dropped.append((reason, song))
-            continue
-        texts[song.id] = strip_headers(text) if config.section_headers == "strip" else text
-
-    titles = {key: raw[key].title for key in texts}
-    kept: list[CleanSong] = []
-    for group, members in duplicate_groups(texts, config.near_duplicate).items():
-        best = representative(members, titles, texts)
-        for key in members:
-            if key == best:
-                others = tuple(other for other in members if other != best)
-                kept.append(replace(_clean_song(raw[key], texts[key], group), versions=others))
-            else:
-                dropped.append((f"duplicate of {best}", raw[key]))
-
-    kept.sort(key=lambda s: (s.artist_name or "", s.year or 0, s.album or "", s.id))
-    dropped.sort(key=lambda pair: (pair[0], pair[1].id))
-    write_songs(folder / "data.json", kept)
-    with atomic_write(folder / "dropped.jsonl") as file:
-        for reason, song in dropped:
-            row = asdict(_clean_song(song, song.lyrics or "", song.id)) | {"reason": reason}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    reasons = Counter("duplicate" if r.startswith("duplicate") else r for r, _ in dropped)
-    counts = {"in": len(raw), "out": len(kept), "dropped": dict(sorted(reasons.items()))}
-    _report(kept, dropped, counts, changed).write(folder / "report.md")
-    outputs = [folder / name for name in ("data.json", "dropped.jsonl", "report.md")]
-    summary = stage.finish(outputs, counts)
-    print(summary.line())
-    return summary
+SURE = 0.9  # least probability of a language; below it, none is better than a wrong one
+ENOUGH = 1000  # characters: py3langid is the slowest part of cleaning
+DISTINCT = 12  # words: "la la la la" is no language
 
 
-def _clean_song(song: Song, text: str, group: str) -> CleanSong:
-    return CleanSong(
-        text=text,
-        song_name=_name(song.title),
-        artist_name=_name(song.artist),
-        album=_name(song.album),
-        year=song.year,
-        language=song.language,
-        source=song.source,
-        url=song.url,
-        id=song.id,
-        duplicate_group=group,
-        performers=performers(song.lyrics or ""),
-    )
+def guess_language(lines: list[str]) -> str | None:
+    """ISO 639-1 code of the lines as a whole; `mul` where the halves are in two languages, as where
+    a translation is pasted under a song; None where it is anybody's guess."""
+    lines = lines[:: 1 + sum(map(len, lines)) // ENOUGH]  # of a long song, lines from all of it
+    half = len(lines) // 2
+    first, second = (" ".join(part).lower() for part in (lines[:half], lines[half:]))
+    (a, sure_a), (b, sure_b) = (_classified(text) for text in (first, second))
+    if a == b and a and max(sure_a, sure_b) >= SURE:
+        return a
+    if a and b and a != b and min(sure_a, sure_b) >= 0.999 and min(len(first), len(second)) >= 200:
+        return "mul"
+    whole, sure = _classified(f"{first} {second}")
+    return whole if sure >= SURE else None
 
 
-def _name(text: str | None) -> str | None:
-    """A title or a name by the rules of the text, so that it adds no characters of its own."""
-    return " ".join(characters(text).split()) if text else text
+def _classified(text: str) -> tuple[str | None, float]:
+    if len(set(re.findall(r"[^\W\d_]+", text))) < DISTINCT:
+        return None, 0.0
+    code, probability = _identifier()(text)
+    return code, float(probability)
 
 
-def _report(
-    kept: list[CleanSong],
-    dropped: list[tuple[str, Song]],
-    counts: dict[str, object],
-    changed: Counter[str],
-) -> Report:
-    words = sorted(len(song.text.split()) for song in kept)
-    report = Report("Cleaning").prose(
-        f"{counts['in']} songs in, {counts['out']} kept. Every other row is in dropped.jsonl "
-        "with its text and its reason."
-    )
-    if words:
-        report.prose(f"Words per song: {words[0]} to {words[-1]}, median {words[len(words) // 2]}.")
-    report.section("Kept").table(
-        ["artist", "songs", "words"],
-        [
-            [artist or "unknown", len(songs), sum(len(s.text.split()) for s in songs)]
-            for artist, songs in _by_artist(kept).items()
-        ],
-    )
-    report.section("Dropped").table(
-        ["reason", "artist", "title"], [[r, s.artist or "", s.title] for r, s in dropped]
-    )
-    docs = {rule.__name__: (rule.__doc__ or "").splitlines()[0] for rule in RULES}
-    return report.section("Rules that changed a song").table(
-        ["rule", "songs", "what it does"],
-        [[name, changed[name], doc] for name, doc in docs.items()],
-    )
+@cache
+def _identifier() -> Callable[[str], tuple[str, float]]:
+    """py3langid with its own model: 1 s to load, hence where it is used."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    classify: Callable[[str], tuple[str, float]] = LanguageIdentifier.from_model_file(
+        MODEL_FILE, norm_probs=True
+    ).classify
+    return classify
 
 
-def _by_artist(songs: list[CleanSong]) -> dict[str | None, list[CleanSong]]:
-    groups: dict[str | None, list[CleanSong]] = {}
+# --- files ----------------------------------------------------------------------------------------
+
+
+class Rows:
+    """JSON objects put down on disk until all songs are read, so that memory holds their numbers
+    alone."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.starts = array("Q", [0])
+
+    def put(self, row: str) -> int:
+        self.starts.append(self.starts[-1] + self.file.write(row.encode()))
+        return len(self.starts) - 2
+
+    def get(self, number: int) -> str:
+        self.file.seek(self.starts[number])
+        row: bytes = self.file.read(self.starts[number + 1] - self.starts[number])
+        return row.decode()
+
+
+def _once(songs: Iterable[Song]) -> Iterator[Song]:
+    """A stale view of an artist who was renamed holds songs twice; equal ids stand together."""
+    last = ""
     for song in songs:
-        groups.setdefault(song.artist_name, []).append(song)
-    return groups
+        if song.id != last:
+            yield song
+        last = song.id
+
+
+def _pieces(songs: Iterator[T], size: int) -> Iterator[list[T]]:
+    while piece := list(itertools.islice(songs, size)):
+        yield piece
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a list that people keep, without comments."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read {path}: {error}", mend="a text file in UTF-8, one entry a line"
+        ) from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _folded(entry: str) -> str:
+    """An id, url or name as it is compared."""
+    return re.sub(r"^https?://(www\.)?|/$", "", (_name(entry) or "").casefold())
+
+
+def _any_of(words: list[str]) -> re.Pattern[str] | None:
+    """A pattern of any of the words; `*` stands for any ending."""
+    if not words:
+        return None
+    each = (re.escape(word).replace(r"\*", r"\w*") for word in words)
+    return re.compile(rf"\b({'|'.join(each)})\b", re.IGNORECASE)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ import random
 import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, NamedTuple, Self
 
 from backend.errors import DataError
 from backend.storage import atomic_write
 
 Kind = Literal["song", "instrumental", "empty", "removed", "unreleased", "translation", "nonsong"]
 HEADER = ("artist", "title", "album", "year", "language")  # order of a document's header lines
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 KEEP_LINE, DROP_ALL = 0.7, 0.1  # so that a model can be asked for an artist, a title, both, neither
 
 
@@ -46,9 +47,7 @@ class Song:
 
     def to_json(self) -> str:
         """One line, without the fields that are unknown."""
-        return json.dumps(
-            {k: v for k, v in asdict(self).items() if v is not None}, ensure_ascii=False
-        )
+        return ENCODER.encode({k: v for k, v in vars(self).items() if v is not None})
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -75,18 +74,25 @@ class CleanSong:
     duplicate_group: str = ""
     versions: tuple[str, ...] = ()
     performers: tuple[str, ...] = ()
+    explicit: bool | None = None  # known only where clean was asked to flag it
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
         """From any object with a `text`; an id that is missing comes from the text itself."""
-        known = {f.name for f in fields(cls)}
         row["text"].encode()  # a lone surrogate is JSON, and no text: ValueError
-        values = {k: v for k, v in row.items() if k in known and v is not None}
+        values = {k: v for k, v in row.items() if k in FIELDS and v is not None}
         for key in ("performers", "versions"):
             values[key] = tuple(map(str, values.get(key, ())))
         values["id"] = values.get("id") or song_id("text", row["text"])
         values["duplicate_group"] = str(values.get("duplicate_group") or values["id"])
         return cls(**values)
+
+    def to_json(self) -> str:
+        """One line."""
+        row = dict(vars(self))  # asdict copies deeply, which takes longer than the rest
+        if row["explicit"] is None:
+            del row["explicit"]
+        return ENCODER.encode(row)
 
     def header_fields(self) -> dict[str, str]:
         """The header lines this song can have."""
@@ -98,6 +104,19 @@ class CleanSong:
             "language": self.language,
         }
         return {k: str(v) for k, v in known.items() if v not in (None, "")}
+
+
+FIELDS = frozenset(f.name for f in fields(CleanSong))
+
+
+class About(NamedTuple):
+    """What the source says of the song, for rules that need it."""
+
+    title: str = ""
+    artist: str = ""
+
+
+UNKNOWN = About()
 
 
 def song_id(source: str, key: str) -> str:
@@ -193,15 +212,14 @@ def _read_store(path: Path) -> Iterator[Song]:
 CHUNK = 2**16  # characters read at a time
 
 
-def write_songs(path: Path, songs: Iterable[CleanSong]) -> int:
-    """Write data.json; returns the number of songs."""
+def write_songs(path: Path, songs: Iterable[str]) -> int:
+    """Write data.json from the JSON of CleanSongs; returns their number."""
     n = 0
     with atomic_write(path) as file:
         file.write("[")
         for song in songs:
-            row = asdict(song)
             file.write(",\n" if n else "\n")
-            file.write(json.dumps(row, ensure_ascii=False))
+            file.write(song)
             n += 1
         file.write("\n]\n")
     return n
@@ -224,7 +242,7 @@ def read_songs(path: Path) -> Iterator[CleanSong]:
     again = f"python -m backend.data.clean --data_dir={path.parent} --force makes it again"
     with file:
         try:
-            for row in _rows(file):
+            for row in json_rows(file):
                 if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                     raise DataError(
                         f"{path}: song {n + 1} has no text",
@@ -247,7 +265,7 @@ def read_songs(path: Path) -> Iterator[CleanSong]:
         )
 
 
-def _rows(file: IO[str]) -> Iterator[Any]:
+def json_rows(file: IO[str]) -> Iterator[Any]:
     """The elements of a JSON array one at a time, however the file is laid out.
 
     Raises:

@@ -10,8 +10,12 @@ The specials are entries of the vocabulary that no text can produce: the literal
 
 import itertools
 import json
+import os
 import pickle
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -34,9 +38,13 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> Ids: ...  # (len(text),) for characters
 
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]: ...  # the same ids, faster
+
     def decode(self, ids: Iterable[int]) -> str: ...
 
     def unseen(self, text: str) -> list[str]: ...
+
+    def nearest(self, text: str) -> str: ...  # unseen characters as others that are known
 
     def never_sampled(self) -> list[int]: ...
 
@@ -67,14 +75,24 @@ class CharTokenizer:
     @classmethod
     def train(cls, texts: Iterable[str]) -> Self:
         """The characters of all texts, sorted by code point."""
-        seen: set[str] = set()
+        seen = np.zeros(0x110000, dtype=bool)
+        plain = b""  # those below U+0080, which bytes finds faster
         for text in texts:
-            seen.update(text)
-        return cls(sorted(seen))
+            if text.isascii():
+                plain += bytes(set(text.encode().translate(None, plain)))
+            else:
+                seen[code_points(text)] = True
+        seen[list(plain)] = True
+        return cls(list(map(chr, np.flatnonzero(seen).tolist())))
 
     def encode(self, text: str) -> Ids:
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        return self._table[points]
+        ids: Ids = self._table[code_points(text)]
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        ids = self.encode("".join(texts))
+        ends = itertools.accumulate(map(len, texts), initial=0)
+        return [ids[start:end] for start, end in itertools.pairwise(ends)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Specials become their names, so that nothing is hidden."""
@@ -83,8 +101,20 @@ class CharTokenizer:
 
     def unseen(self, text: str) -> list[str]:
         """Characters that would become <|unknown|>, in order of appearance."""
+        unknown = np.unique(code_points(text)[self.encode(text) == self.unknown])
+        return sorted(map(chr, unknown.tolist()), key=text.index)
+
+    def nearest(self, text: str) -> str:
+        """Unseen characters as known ones: without accents, of another script's shape, in the other
+        case. What has no such neighbour stays, and becomes <|unknown|>."""
         known = set(self.characters)
-        return list(dict.fromkeys(c for c in text if c not in known))
+        become = {}
+        for c in self.unseen(text):
+            base = unicodedata.normalize("NFKD", ALIKE.get(c, c))[0]
+            tries = (ALIKE.get(c, c), base, ALIKE.get(base, base))
+            swapped = (t.swapcase() for t in tries)
+            become[ord(c)] = next((t for t in (*tries, *swapped) if t in known), c)
+        return text.translate(become)
 
     def never_sampled(self) -> list[int]:
         """Ids no song may contain: the model never saw them, yet their logits are not -inf."""
@@ -113,6 +143,19 @@ class CharTokenizer:
         ):
             raise ValueError("not a character vocabulary of this project")
         return cls(ordered[:-2])
+
+
+# Characters that Unicode does not take apart, and the ones that people type for them.
+ALIKE = dict(zip("øØđĐłŁħŧıæÆœŒßẞðÐþÞ", "oOdDlLhtiaAoOsSdDtT", strict=True))
+ALIKE |= dict.fromkeys("‘’‚‛ʼ´`′", "'") | dict.fromkeys("“”„‟«»″", '"')
+ALIKE |= dict.fromkeys("‐‑‒–—―−", "-") | {"…": ".", "\t": " ", "\u00a0": " ", "\r": "\n"}
+
+
+def code_points(text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """(len(text),) of the text."""
+    if text.isascii():
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 class ByteBPE:
@@ -194,8 +237,41 @@ class ByteBPE:
         return cls(whole)
 
     def encode(self, text: str) -> Ids:
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-        return np.array(self.whole.encode(text, add_special_tokens=False).ids, dtype=self.dtype)
+        whole = self.whole.encode(_spelt(text), add_special_tokens=False)
+        return np.array(whole.ids, dtype=self.dtype)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        if self.kind != "gpt2":
+            spelt = list(map(_spelt, texts))
+            done = self.whole.encode_batch_fast(spelt, add_special_tokens=False)
+            return [np.array(each.ids, dtype=self.dtype) for each in done]
+        # tiktoken lets go of the interpreter while it encodes, and makes arrays rather than lists
+        encode = self._fast.encode_to_numpy
+
+        def encoded(part: Sequence[str]) -> list[Ids]:
+            each = (encode(_spelt(text), disallowed_special=()) for text in part)
+            return [ids.astype(self.dtype) for ids in each]
+
+        ends = itertools.accumulate(map(len, texts))
+        numbered = itertools.groupby(zip(ends, texts, strict=True), lambda pair: pair[0] // PART)
+        parts = [[text for _, text in part] for _, part in numbered]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            return list(itertools.chain.from_iterable(threads.map(encoded, parts)))
+
+    @cached_property
+    def _fast(self) -> Any:
+        """tiktoken with this vocabulary: in GPT-2's, ids are the ranks of the merges."""
+        import tiktoken
+
+        bytes_of = {glyph: byte for byte, glyph in _GLYPHS.items()}
+        ranks = {
+            bytes(bytes_of[c] for c in token): i
+            for token, i in self.vocabulary().items()
+            if token != END_OF_TEXT
+        }
+        return tiktoken.Encoding(
+            "gpt2", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.eot}
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Specials become their names; half a character becomes U+FFFD."""
@@ -203,6 +279,9 @@ class ByteBPE:
 
     def unseen(self, text: str) -> list[str]:
         return []  # bytes spell everything
+
+    def nearest(self, text: str) -> str:
+        return text
 
     def never_sampled(self) -> list[int]:
         return []
@@ -232,11 +311,19 @@ class ByteBPE:
 
 
 GPT2_SIZE = 50_257
+PART = 2**15  # characters that a thread takes at a time
+# Words as GPT-2 cuts them before merging (Radford et al. 2019, encoder.py).
+SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # What a byte-level BPE must give back: case, accents of both forms, white space at every place, all
 # bytes of UTF-8, and the name of the special.
 PROBE = f" It's  A\ne\u0301\u00e9\t\u65e5 \U0001f3b5{END_OF_TEXT} \n" + "".join(
     map(chr, [*range(1, 0x250), *range(0x800, 0xD800, 0x3F), *range(0x10000, 0x110000, 0xFFF)])
 )
+
+
+def _spelt(text: str) -> str:
+    """Half a surrogate pair is no text."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _byte_level(whole: Any) -> Any:
@@ -276,6 +363,11 @@ def make(kind: str, texts: Iterator[str], vocab_size: int) -> Tokenizer:
     if kind == "char":
         return CharTokenizer.train(texts)
     return ByteBPE.gpt2() if kind == "gpt2" else ByteBPE.train(texts, vocab_size)
+
+
+def folder(kind: str, vocab_size: int) -> str:
+    """The name of the folder of bins beside data.json: char, gpt2, bpe4096."""
+    return f"bpe{vocab_size}" if kind == "bpe" else kind
 
 
 def nanogpt_meta(tokenizer: Tokenizer) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backend.data.batches import Split
+from backend.data.bins import Split
 from backend.errors import DataError
 from backend.models.gpt import GPT, IGNORE
 from backend.runtime import Runtime

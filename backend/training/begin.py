@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from backend.config import kinds
 from backend.config.schema import ModelConfig, TrainConfig
-from backend.data.batches import Bins
+from backend.data.bins import Bins
 from backend.errors import CheckpointError, ConfigError
 from backend.models import checkpoint, lora
 from backend.models.checkpoint import Source

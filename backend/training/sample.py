@@ -58,11 +58,14 @@ def main(config: SampleConfig) -> Summary:
     # a model of nanoGPT's own characters knows neither end of text nor unknown
     eot = tokenizer.eot if tokenizer.eot < model.vocab_size else None
     if unseen := tokenizer.unseen(head + start):
-        become = "left out" if eot is None else "read as unknown"
-        print(f"note: the model never saw {' '.join(map(repr, unseen))}; {become}")
+        lost = "left out" if eot is None else "read as unknown"
+        read = {c: tokenizer.nearest(c) for c in unseen}
+        become = (f"{c!r} is {lost if read[c] == c else f'read as {read[c]!r}'}" for c in unseen)
+        print(f"note: the model never saw some characters: {', '.join(become)}")
 
     def known(text: str) -> list[int]:
-        return [i for i in tokenizer.encode(text).tolist() if i < model.vocab_size]
+        ids = tokenizer.encode(tokenizer.nearest(text)).tolist()
+        return [i for i in ids if i < model.vocab_size]
 
     opening = [eot] if eot is not None else known("\n") or [0]
     front = [*opening, *known(head)]

@@ -23,7 +23,8 @@ import torch
 
 from backend.config.loader import program
 from backend.config.schema import ModelConfig, TrainConfig
-from backend.data.batches import Bins, check_size, open_bins, random_windows
+from backend.data.batches import check_size, random_windows
+from backend.data.bins import Bins
 from backend.errors import ConfigError, Terminated
 from backend.evaluation.loss import split_loss
 from backend.models import checkpoint, lora
@@ -70,7 +71,7 @@ def main(config: TrainConfig) -> Summary:
     runtime = detect(
         device=config.device, dtype=config.dtype, memory_gb=config.memory_gb, threads=config.threads
     )
-    bins = open_bins(config.dataset)
+    bins = Bins.open(config.dataset)
     config = begin.spelt_out(config)
     source = begin.find_source(config)  # of weights; None for fresh ones
     config = begin.with_shape_of(config, source)

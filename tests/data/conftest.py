@@ -11,6 +11,7 @@ from backend.config.schema import BinarizeConfig, CleanConfig, CrawlConfig
 from backend.data import binarize, clean
 from backend.data.song import SONGS_TABLE, Song, put_song, raw_path
 from backend.scrapers import crawl, demo_site
+from tests.conftest import ROOT
 
 # A machine that is busy makes an example slow, not wrong.
 settings.register_profile("data", deadline=None)
@@ -31,6 +32,27 @@ def _crawled(tmp_path_factory):
         patch.setenv("NO_PROXY", "127.0.0.1")
         crawl.main(CrawlConfig(source=("demo",), data_dir=str(folder)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def public_domain():
+    """Some thousand songs of the nineteenth century, as raw songs."""
+    path = ROOT.parent / "shared" / "data" / "public_domain_songs.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no public-domain songs at {path}")
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [
+        Song(
+            id=row["id"],
+            source="files",
+            kind="song",
+            title=row["title"],
+            artist=row["book_author"],
+            album=row["book"],
+            lyrics="\n\n".join("\n".join(stanza["lines"]) for stanza in row["stanzas"]),
+        )
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.data.batches import Split, check_size, open_bins, random_windows
+from backend.data.batches import check_size, random_windows
+from backend.data.bins import Bins, Split
 from backend.errors import DataError
 
 
@@ -29,7 +30,7 @@ def draw(split, seed=1, step=0, micro=0, batch_size=4, block_size=8):
 
 
 def test_y_is_x_shifted_by_one_token(demo):
-    bins = open_bins(str(demo / "char"))
+    bins = Bins.open(str(demo / "char"))
     x, y = draw(bins.train, batch_size=5, block_size=64)
     assert x.shape == y.shape == (5, 64)
     assert x.dtype == y.dtype == torch.int64
@@ -88,7 +89,7 @@ def test_the_smallest_stream_that_check_size_passes_gives_a_batch():
 
 def test_bins_open_by_name_under_data_and_by_path(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    named, path = open_bins("demo/char"), open_bins(str(corpus / "char"))
+    named, path = Bins.open("demo/char"), Bins.open(str(corpus / "char"))
     assert named.sha256 == path.sha256
     assert (named.train.songs, named.val.songs) == (19, 3)
     assert len(named.train.index) == 19
@@ -100,18 +101,18 @@ def test_bins_open_by_name_under_data_and_by_path(corpus, tmp_path, monkeypatch)
 def test_missing_bins_name_the_binarize_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as error:
-        open_bins("darklyrics/char")
+        Bins.open("darklyrics/char")
     command = "python -m backend.data.binarize --data_dir=data/darklyrics"
     assert error.value.mend.replace(os.sep, "/") == command
     (tmp_path / "data" / "darklyrics" / "char").mkdir(parents=True)
     with pytest.raises(DataError) as error:
-        open_bins("darklyrics/char")
+        Bins.open("darklyrics/char")
     assert error.value.mend.replace(os.sep, "/") == command
 
 
 def refused(folder):
     with pytest.raises(DataError) as error:
-        open_bins(str(folder))
+        Bins.open(str(folder))
     assert error.value.mend == f"python -m backend.data.binarize --data_dir={folder.parent} --force"
     return error.value.what
 
@@ -174,18 +175,18 @@ def test_other_songs_or_another_vocabulary_are_another_dataset(corpus, tmp_path,
     from backend.config.schema import BinarizeConfig
     from backend.data import binarize
 
-    before = open_bins(str(corpus / "char")).sha256
+    before = Bins.open(str(corpus / "char")).sha256
     same = shutil.copytree(corpus, tmp_path / "copy")
-    assert open_bins(str(same / "char")).sha256 == before
+    assert Bins.open(str(same / "char")).sha256 == before
     binarize.main(BinarizeConfig(data_dir=str(corpus), seed=2))
-    assert open_bins(str(corpus / "char")).sha256 != before
+    assert Bins.open(str(corpus / "char")).sha256 != before
 
 
 # --- check_size -----------------------------------------------------------------------------------
 
 
 def test_a_split_shorter_than_a_block_is_told_with_a_block_size_that_fits(demo):
-    bins = open_bins(str(demo / "char"))
+    bins = Bins.open(str(demo / "char"))
     n = len(bins.train.tokens)
     check_size(bins, n - 1)
     with pytest.raises(DataError) as error:

@@ -2,19 +2,26 @@
 
 import hashlib
 import json
+import os
 import pickle
+import random
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
 
-from backend.config.schema import BinarizeConfig
-from backend.data import binarize, tokenizers
-from backend.data.song import header, read_songs, training_header
+from backend.config.schema import BinarizeConfig, CleanConfig
+from backend.data import binarize, bins, clean, tokenizers
+from backend.data.duplicates import normal_lines
+from backend.data.song import header, read_songs, split_header, training_header
 from backend.errors import DataError
 from tests.conftest import ROOT
+from tests.data.oracles import by_index
 
 
 def main(folder, **settings):
@@ -268,6 +275,200 @@ def test_groups_that_grow_together_go_to_the_training_side(tmp_path, rows):
         assert side == ("val" if pair == ("val", "val") else "train")
 
 
+def discography(artists, albums=3, songs=4):
+    """Rows of artists with albums of songs; one artist in capitals now and then."""
+    return [
+        {
+            "text": f"Singer {a} on record {b}\nwent sailing {c}",
+            "id": f"{a:03}{b:02}{c:02}",
+            "artist_name": f"SINGER {a}" if c == 2 else f"Singer {a}",
+            "album": f"Record {b}",
+            "song_name": f"Sail {a}.{b}.{c}",
+        }
+        for a in range(artists)
+        for b in range(albums)
+        for c in range(songs)
+    ]
+
+
+def sides_of(folder, songs, key):
+    found, side = {}, sides(folder)
+    for song in songs:
+        found.setdefault(key(song), set()).add(side[song["text"]])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("split_by", "parts"),
+    [("song", ()), ("album", ("artist_name", "album")), ("artist", ("artist_name",))],
+)
+@pytest.mark.parametrize("seed", [1, 1337])
+def test_what_the_split_goes_by_is_on_one_side(tmp_path, rows, split_by, parts, seed):
+    songs = discography(12)
+    main(rows(tmp_path, songs), split_by=split_by, val_fraction=0.3, seed=seed)
+    assert meta(tmp_path)["split_by"] == split_by
+    found = sides_of(
+        tmp_path,
+        songs,
+        lambda song: tuple(song[part].casefold() for part in parts) or song["id"],
+    )
+    assert all(len(both) == 1 for both in found.values())
+    assert {"train"} in found.values()
+    assert {"val"} in found.values()
+    assert len(found) == {"song": 144, "album": 36, "artist": 12}[split_by]
+
+
+def test_albums_of_one_name_by_two_artists_are_two(tmp_path, rows):
+    songs = [song | {"album": "Greatest"} for song in discography(40, 1, 2)]
+    main(rows(tmp_path, songs), split_by="album", val_fraction=0.4)
+    found = sides_of(tmp_path, songs, lambda song: song["album"])
+    assert found == {"Greatest": {"train", "val"}}
+
+
+def test_a_song_without_artist_or_album_goes_by_itself(tmp_path, rows):
+    songs = [{"text": f"Ship {i}", "id": f"{i}", "album": "None knows"} for i in range(60)]
+    for split_by in ("album", "artist"):
+        main(rows(tmp_path, songs), split_by=split_by, val_fraction=0.4)
+        assert set(sides(tmp_path).values()) == {"train", "val"}
+
+
+def test_a_cover_takes_both_artists_to_one_side(tmp_path, rows):
+    songs = discography(12, 1)
+    main(rows(tmp_path, songs), split_by="artist", val_fraction=0.4)
+    alone = sides_of(tmp_path, songs, lambda song: song["artist_name"].casefold())
+    out = next(name for name, side in alone.items() if side == {"val"})
+    stays = next(name for name, side in alone.items() if side == {"train"})
+    one, other = (
+        next(song for song in songs if song["artist_name"].casefold() == name)
+        for name in (out, stays)
+    )
+    cover = {"text": "A song of both\nby one", "id": "zz", "artist_name": one["artist_name"],
+             "duplicate_group": other["id"]}  # fmt: skip
+    for order in ([*songs, cover], [cover, *songs]):
+        main(rows(tmp_path, order), split_by="artist", val_fraction=0.4)
+        after = sides_of(tmp_path, order, lambda song: song["artist_name"].casefold())
+        assert after == alone | {out: {"train"}}
+
+
+def test_covers_that_link_many_artists_take_all_of_them(tmp_path, rows):
+    songs = discography(30, 1, 2)
+    chain = [  # 0-1, 1-2, ... 8-9, in no order
+        {"text": f"Song of {i} and {i + 1}\nby {who}", "id": f"c{i}{who}",
+         "artist_name": f"Singer {who}", "duplicate_group": f"c{i}"}
+        for i in range(9) for who in (i, i + 1)
+    ]  # fmt: skip
+    random.Random(2).shuffle(chain)
+    main(rows(tmp_path, [*songs, *chain]), split_by="artist", val_fraction=0.5)
+    found = sides_of(tmp_path, [*songs, *chain], lambda song: song["artist_name"].casefold())
+    assert len({side for i in range(10) for side in found[f"singer {i}"]}) == 1
+    assert all(len(side) == 1 for side in found.values())
+
+
+def growing(draw):
+    """Songs of a corpus, and then the same with more: other songs, and versions of them."""
+    n, more = draw.randint(30, 50), draw.randint(1, 60)
+    group = {i: {i} for i in range(n + more)}
+    for i in range(n, n + more):
+        if draw.random() < 0.5:  # a version of up to two songs, which so become one
+            for j in draw.sample(range(i), draw.choice((1, 1, 2))):
+                group[i] |= group[j]
+                for k in group[i]:
+                    group[k] = group[i]
+    ids = [f"{draw.getrandbits(40):010x}" for _ in range(n + more)]
+    names = [(f"Singer {draw.randrange(8)}", f"Record {draw.randrange(3)}") for _ in ids]
+
+    def row(i, members):
+        key = sorted(ids[j] for j in members)
+        return {
+            "text": f"Song {i}",
+            "id": ids[i],
+            "duplicate_group": key[0],
+            "versions": [one for one in key if one != ids[i]],
+            "artist_name": names[i][0],
+            "album": names[i][1],
+        }
+
+    first = [row(i, {i}) for i in range(n)]
+    # data.json holds one of each group, or, made by another program, all of them
+    whole = draw.random() < 0.5
+    later = [row(i, group[i]) for i in range(n + more) if whole or i == min(group[i])]
+    return first, draw.sample(later, len(later))
+
+
+@pytest.mark.parametrize("split_by", ["song", "album", "artist"])
+def test_growth_never_holds_out_what_was_trained_on(tmp_path, rows, split_by):
+    held_out = 0
+    for seed in range(20):
+        first, later = growing(random.Random(seed))
+        found = []
+        for songs in (first, later):
+            try:
+                done = main(rows(tmp_path, songs), split_by=split_by, seed=seed, val_fraction=0.4)
+            except DataError as error:
+                assert "leaves no" in error.what
+                break
+            if done.notes:  # the hash held out none
+                break
+            found.append(sides(tmp_path))
+        else:
+            before, after = found
+            both = before.keys() & after.keys()
+            assert len(both) > 10
+            assert not [t for t in both if before[t] == "train" and after[t] == "val"]
+            held_out += sum(after[t] == "val" for t in both)
+            if split_by == "song":  # and the others move only where a version joined them
+                alone = {song["text"] for song in later if not song["versions"]}
+                assert all(before[t] == after[t] for t in both & alone)
+    assert held_out
+
+
+def test_another_seed_holds_out_others_and_as_many(tmp_path, rows):
+    rows(tmp_path, 300)
+    held_out = []
+    for seed in range(4):
+        main(tmp_path, seed=seed, val_fraction=0.2)
+        held_out.append(frozenset(texts(tmp_path, "val")))
+    assert len(set(held_out)) == 4
+    assert all(35 <= len(found) <= 85 for found in held_out)
+
+
+@pytest.mark.parametrize("split_by", ["album", "artist"])
+def test_where_one_artist_sang_all_the_way_out_is_told(tmp_path, rows, split_by):
+    songs = discography(1, 1, 30)
+    with pytest.raises(DataError) as error:
+        main(rows(tmp_path, songs), split_by=split_by)
+    assert f"no {split_by} to train on" in error.value.what
+    assert not (tmp_path / "char").exists()
+
+
+def test_training_headers_are_thinned_and_validation_keeps_all(tmp_path, rows):
+    songs = discography(30)
+    main(rows(tmp_path, songs), val_fraction=0.3)
+    fields = {
+        song["text"]: {"artist": song["artist_name"], "title": song["song_name"],
+                       "album": song["album"]}
+        for song in songs
+    }  # fmt: skip
+    assert all(split_header(h + t) == (fields[t], t) for h, t in documents(tmp_path, "val"))
+    seen = [split_header(head + "x")[0] for head, _ in documents(tmp_path, "train")]
+    for name in ("artist", "title", "album"):
+        assert sum(name in head for head in seen) / len(seen) == pytest.approx(0.63, abs=0.12)
+    assert sum(not head for head in seen) / len(seen) == pytest.approx(0.124, abs=0.08)
+    assert all(
+        head.items() <= fields[text].items()
+        for head, text in (split_header(h + t) for h, t in documents(tmp_path, "train"))
+    )
+
+
+def test_what_the_model_will_read_is_shown(corpus, capsys):
+    main(corpus, force=True)
+    said = capsys.readouterr().out
+    heads = [line for line in said.split("\n") if line.startswith("  train, document ")]
+    assert [line.split()[2] for line in heads] == ["1", "10", "19"]
+    first = "".join(documents(corpus, "train")[0]).split("\n")
+    assert f"    | {first[0]}" in said
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_validation_is_never_empty(tmp_path, rows, capsys, seed):
     main(rows(tmp_path, 20), val_fraction=0.001, seed=seed)
@@ -354,44 +555,71 @@ def test_the_name_of_the_special_token_in_a_song_stays_text(tmp_path, rows):
 def test_a_kill_while_writing_leaves_the_old_bins_whole(corpus, monkeypatch, fault):
     main(corpus)
     before = files(corpus)
-    add, calls = binarize.SplitWriter.add, []
+    put, calls = bins.Writer._put, []
 
-    def dies(self, song, head):
-        calls.append(song)
-        if len(calls) == 10:
+    def dies(self, side, ids):
+        calls.append(side)
+        if len(calls) == 2:
             raise fault
-        add(self, song, head)
+        put(self, side, ids)
 
     with monkeypatch.context() as patch:
-        patch.setattr(binarize.SplitWriter, "add", dies)
+        patch.setattr(bins.Writer, "_put", dies)
         with pytest.raises(fault):
             main(corpus, seed=2)
     assert files(corpus) == before
+    assert not [path.name for path in corpus.iterdir() if path.name.startswith(".")]
     assert main(corpus).skipped
     assert not main(corpus, seed=2).skipped
 
 
-def test_a_kill_between_the_files_is_mended_by_the_next_run(corpus, monkeypatch):
-    whole = main(corpus, seed=2) and files(corpus)
+@pytest.mark.parametrize("fatal", ["tokenizer.json", "meta.pkl"])
+def test_a_kill_between_the_files_leaves_the_old_bins_whole(corpus, monkeypatch, fatal):
+    main(corpus, seed=2)
+    whole = files(corpus)
     main(corpus, seed=1)
-    write = binarize.atomic_write
-    for fatal in ("train.bin", "tokenizer.json", "meta.pkl"):
+    before, write = files(corpus), bins.atomic_write
 
-        def dies(path, mode="w", fatal=fatal):
-            if path.name == fatal:
-                raise KeyboardInterrupt
-            return write(path, mode)
+    def dies(path, mode="w"):
+        if path.name == fatal:
+            raise KeyboardInterrupt
+        return write(path, mode)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(binarize, "atomic_write", dies)
-            with pytest.raises(KeyboardInterrupt):
-                main(corpus, seed=2)
-        assert not [name for name in files(corpus) if name.startswith(".tmp")]
-        assert not main(corpus, seed=2).skipped
-        now = files(corpus)
-        for name in set(whole) - {"binarize.manifest.json"}:
-            assert now[name] == whole[name]
-        main(corpus, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(bins, "atomic_write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            main(corpus, seed=2)
+    assert files(corpus) == before
+    assert not main(corpus, seed=2).skipped
+    now = files(corpus)
+    for name in set(whole) - {"binarize.manifest.json"}:
+        assert now[name] == whole[name]
+
+
+def test_a_kill_between_the_two_renames_is_undone_by_the_next_run(corpus, monkeypatch):
+    main(corpus)
+    before = files(corpus)
+    rename = Path.rename
+
+    def dies(path, target):
+        if path.name == ".char.new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dies)
+        with pytest.raises(KeyboardInterrupt):
+            main(corpus, seed=2)
+    assert not (corpus / "char").exists()
+    assert main(corpus).skipped
+    assert files(corpus) == before
+
+
+def test_bins_made_anew_leave_nothing_beside_them_of_the_old_songs(corpus):
+    main(corpus)
+    (corpus / "char" / "baselines.json").write_text("{}")
+    main(corpus, seed=2)
+    assert "baselines.json" not in files(corpus)
 
 
 def test_a_missing_data_json_names_the_clean_command(tmp_path):
@@ -645,9 +873,13 @@ def test_characters_that_a_run_never_saw_are_told_and_no_others(corpus, tmp_path
     given = corpus / "char" / "tokenizer.json"
     main(corpus, tokenizer_file=str(given))
     assert "does not know" not in capsys.readouterr().out
-    songs = [{"text": "the λ sea\nthe Ω", "id": str(i)} for i in range(20)]
-    main(rows(tmp_path / "new", songs), tokenizer_file=str(given))
-    assert f"{given} does not know 'Ω' 'λ': <|unknown|> now" in capsys.readouterr().out
+    songs = [{"text": "the λ sea\nthè Ω", "id": str(i)} for i in range(20)]
+    folder = rows(tmp_path / "new", songs)
+    main(folder, tokenizer_file=str(given))
+    said = capsys.readouterr().out
+    assert "does not know all characters: 'è' is 'e', 'Ω' 'λ' <|unknown|> now" in said
+    for text in texts(folder, "train", "char-char"):
+        assert text == "the <|unknown|> sea\nthe <|unknown|>"
 
 
 @pytest.mark.parametrize(
@@ -710,3 +942,135 @@ def test_a_tokenizer_file_that_is_none_is_a_sentence_and_writes_nothing(tmp_path
         main(folder, tokenizer_file=str(given))
     assert str(given.parent) in error.value.what
     assert [path.name for path in folder.iterdir()] == ["data.json"]
+
+
+# --- thousands of songs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def old_songs(public_domain, tmp_path_factory):
+    """The public-domain songs, cleaned, with every tokenizer that is here."""
+    folder = tmp_path_factory.mktemp("old") / "songs"
+    (folder / "raw" / "files").mkdir(parents=True)
+    with (folder / "raw" / "files" / "a.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(song.to_json() + "\n" for song in public_domain)
+    clean.main(CleanConfig(data_dir=str(folder)))
+    main(folder)
+    main(folder, tokenizer="bpe", vocab_size=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(GPT2_FILES))
+        if GPT2_FILES.is_dir():
+            main(folder, tokenizer="gpt2")
+    return folder
+
+
+def as_documented(folder, seed=1337):
+    """side -> (header, text) of every song, recomputed; the side by the documented hash."""
+    found = {"train": [], "val": []}
+    for song in read_songs(folder / "data.json"):
+        draws = [
+            int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:8], "big") / 2**64
+            for key in {song.id, song.duplicate_group, *song.versions}
+        ]
+        if max(draws) < 0.1:
+            found["val"].append((header(song.header_fields()), song.text))
+        else:
+            found["train"].append((training_header(song, seed), song.text))
+    return found
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", ["char", "bpe1000", pytest.param("gpt2", marks=needs_gpt2)])
+def test_bins_of_thousands_of_songs_decode_to_exactly_the_songs(old_songs, kind):
+    tokenizer = tokenizers.load(old_songs / kind / "tokenizer.json")
+    for name, songs in as_documented(old_songs).items():
+        ids = stream(old_songs, name, kind)
+        cuts = np.flatnonzero(ids == tokenizer.eot)
+        assert cuts[0] == 0
+        assert cuts[-1] == len(ids) - 1
+        decoded = [tokenizer.decode(ids[a + 1 : b]) for a, b in pairwise(cuts)]
+        assert decoded == [head + text for head, text in songs]
+        index = np.fromfile(old_songs / kind / f"{name}.idx", "<u8").reshape(-1, 2)
+        assert index[:, 0].tolist() == cuts[:-1].tolist()
+
+
+@pytest.mark.e2e
+@needs_gpt2
+def test_ids_of_thousands_of_songs_are_those_of_tiktoken(old_songs, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(GPT2_FILES))
+    openai = tiktoken.get_encoding("gpt2")
+    for name, songs in as_documented(old_songs).items():
+        expected = []
+        for head, text in songs:
+            expected += [50256, *openai.encode_ordinary(head), *openai.encode_ordinary(text)]
+        assert stream(old_songs, name, "gpt2").tolist() == [*expected, 50256]
+
+
+@pytest.mark.e2e
+def test_ids_of_characters_are_those_of_nanogpts_prepare(old_songs):
+    songs = list(read_songs(old_songs / "data.json"))
+    data = "".join(header(song.header_fields()) + song.text for song in songs)
+    chars = sorted(set(data))  # as data/shakespeare_char/prepare.py
+    stoi = {ch: i for i, ch in enumerate(chars)}
+    for name, documented in as_documented(old_songs).items():
+        expected = []
+        for head, text in documented:
+            expected += [len(chars), *[stoi[c] for c in head + text]]
+        assert stream(old_songs, name).tolist() == [*expected, len(chars)]
+
+
+def straddling(folder, threshold):
+    """Groups of songs, by every pair, that lie on both sides."""
+    lines = {
+        f"{name} {i}": normal_lines(text)
+        for name in ("train", "val")
+        for i, text in enumerate(texts(folder, name))
+    }
+    groups = by_index(lines, threshold).values()
+    return [group for group in groups if len({key.split()[0] for key in group}) == 2]
+
+
+@pytest.mark.e2e
+def test_no_version_of_a_song_to_train_on_is_held_out(old_songs, tmp_path):
+    assert straddling(old_songs, 0.7) == []
+    # asked for equal songs alone, clean keeps versions apart: then this much holds, and no more
+    folder = shutil.copytree(old_songs, tmp_path / "songs")
+    clean.main(CleanConfig(data_dir=str(folder), near_duplicate=1.0))
+    main(folder)
+    assert straddling(folder, 1.0) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("split_by", ["album", "artist"])
+def test_thousands_of_songs_are_split_by_album_and_by_artist(old_songs, tmp_path, split_by):
+    folder = shutil.copytree(old_songs, tmp_path / "songs")
+    main(folder, split_by=split_by, val_fraction=0.2)
+    side, found = sides(folder), {}
+    for song in read_songs(folder / "data.json"):
+        unit = (song.artist_name, song.album if split_by == "album" else None)
+        found.setdefault(unit, set()).add(side[song.text])
+    assert all(len(both) == 1 for both in found.values())
+    assert {"val"} in found.values()
+
+
+@pytest.mark.e2e
+def test_nanogpts_own_train_py_trains_on_our_bins(all_kinds, tmp_path):
+    checkout = Path(os.environ.get("NANOGPT", ""))
+    if not os.environ.get("NANOGPT") or not (checkout / "train.py").is_file():
+        pytest.skip("NANOGPT names no checkout of nanoGPT")
+    for name in ("model.py", "train.py", "configurator.py"):
+        shutil.copyfile(checkout / name, tmp_path / name)
+    for kind in ("char", "bpe400"):
+        shutil.copytree(all_kinds / kind, tmp_path / "data" / kind)
+        words = [
+            "train.py", f"--dataset={kind}", "--device=cpu", "--dtype=float32", "--compile=False",
+            "--eval_iters=1", "--batch_size=2", "--block_size=16", "--max_iters=2", "--n_layer=1",
+            "--n_head=1", "--n_embd=16", "--gradient_accumulation_steps=1", "--log_interval=1",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "iter 1: loss" in done.stdout
+        if kind == "char":
+            assert f"found vocab_size = {meta(all_kinds)['vocab_size']}" in done.stdout

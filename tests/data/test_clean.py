@@ -1,20 +1,19 @@
-"""Cleaning: a song keeps its words and its stanzas, and nothing vanishes without a reason."""
+"""Cleaning as a stage: nothing vanishes without a reason, and the same songs give the same bytes.
+
+What is done to a text is in test_rules.py.
+"""
 
 import json
 import random
-import unicodedata
-from collections import Counter
 
 import pandas
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from backend.config.schema import BinarizeConfig, CleanConfig
-from backend.data import binarize, clean
-from backend.data.clean import clean_text, performers, strip_headers
+from backend.data import binarize, clean, corpus_report
+from backend.data.clean import guess_language
 from backend.data.song import Song, read_raw, read_songs
-from backend.errors import DataError
+from backend.errors import ConfigError, DataError
 
 BURNS = (
     "Should auld acquaintance be forgot,\nAnd never brought to mind?\n"
@@ -22,299 +21,14 @@ BURNS = (
     "For auld lang syne, my jo,\nFor auld lang syne,\n"
     "We'll tak a cup o' kindness yet,\nFor auld lang syne."
 )
-PIECES = [
-    *(
-        "\n",
-        "\n\n",
-        "\r\n",
-        "\r",
-        " ",
-        "\t",
-        "\u00a0",
-        "\u2005",
-        "\u2028",
-        "\u2029",
-        "\x85",
-        "\x0b",
-    ),
-    *(
-        "\u200b",
-        "\u200d",
-        "\u00ad",
-        "\ufeff",
-        "\0",
-        "\ud800",
-        "\udfff",
-        "\u0301",
-        "\u0308",
-        "\u0327",
-    ),
-    *("’", "“", "´", "`", "…", "\u1fef", "\u1ffd", "\u1100", "\u1161", "\u11a8", "a", "e", "la la"),
-    *("[", "]", "[]", "[chorus:]", "[VERSE 1: A & B]", "[x2]", "[Lyrics: Name]", "(", ":", "1"),
-]
-MESSY = st.lists(st.sampled_from(PIECES) | st.characters(exclude_categories=()), max_size=30).map(
-    "".join
-)
+RESULTS = ("data.json", "dropped.jsonl", "report.md", "dataset_card.md", "report.png")
 
 
-# --- clean_text as a whole ------------------------------------------------------------------------
-
-
-@given(MESSY)
-@settings(max_examples=400)
-@example("e\0\u0301")
-@example("a \u200b\u2005 b")
-@example("[\u200bchorus\u00a0]\n\n\nla")
-def test_cleaning_twice_changes_nothing(text):
-    once = clean_text(text)
-    assert clean_text(once) == once
-
-
-@given(MESSY)
-@settings(max_examples=200)
-def test_clean_text_is_nfc_with_plain_lines_and_single_blank_ones(text):
-    cleaned = clean_text(text)
-    assert unicodedata.is_normalized("NFC", cleaned)
-    assert "\n\n\n" not in cleaned
-    assert cleaned == cleaned.strip("\n")
-    assert not [c for c in cleaned if unicodedata.category(c) in ("Cc", "Cs") and c != "\n"]
-    assert all(line == line.strip() and "  " not in line for line in cleaned.split("\n"))
-
-
-def test_songs_of_the_songbook_come_out_unchanged(songbook):
-    assert len(songbook) == 24
-    for _, _, text in songbook:
-        assert clean_text(text) == text
-
-
-def test_the_crawled_songbook_comes_out_as_it_was_written(demo, songbook):
-    written = {title: text for _, title, text in songbook}
-    songs = list(read_songs(demo / "data.json"))
-    assert len(songs) == 22
-    for song in songs:
-        assert song.text == written[song.song_name]
-
-
-def test_changed_counts_the_songs_each_rule_touched():
-    changed = Counter()
-    clean_text("It’s late\nla", changed)
-    clean_text("It’s  late\nla", changed)
-    clean_text("It's late\nla", changed)
-    assert changed == {"characters": 2, "spaces": 1}
-
-
-# --- characters -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given_text", "expected"),
-    [
-        ("don’t ‘you’ donʼt rock´n`roll", "don't 'you' don't rock'n'roll"),
-        ("“so” „so” «so»", '"so" "so" "so"'),
-        ("wait… what", "wait... what"),
-        ("a\u00a0b\u2005c\u2009d\u202fe\u3000f\tg", "a b c d e f g"),
-        ("a  \u00a0  b", "a b"),
-        ("  la la  \n\tla\u00a0", "la la\nla"),
-        ("to\u200bmor\u00adrow\ufeff \u2060now\u200e", "tomorrow now"),
-        ("\ufeffla", "la"),
-        ("la\r\nlo\rlu\u2028li", "la\nlo\nlu\nli"),
-        ("la\0la\x07\x1b", "lala"),
-        ("la\ud800la\udfff", "lala"),
-        ("Cafe\u0301 u\u0308ber N\u0303", "Café über Ñ"),
-        ("e\0\u0301", "é"),
-    ],
-    ids=ascii,
-)
-def test_characters_are_normalised(given_text, expected):
-    assert clean_text(given_text) == expected
-
-
-# U+1680 is a stroke in Ogham; all others look like a space.
-SPACES = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) == "Zs" and c != "\u1680"]
-
-
-@pytest.mark.parametrize("space", SPACES, ids=ascii)
-def test_every_kind_of_space_becomes_a_space(space):
-    assert clean_text(f"la{space}la") == "la la"
-
-
-@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x85", "\u2028", "\u2029"], ids=ascii)
-def test_every_kind_of_line_end_keeps_its_words_apart(end):
-    assert clean_text(f"came the tide{end}under the moon") == "came the tide\nunder the moon"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Façade, naïve, Ærø, Łódź, Þór, Straße, İstanbul, Œuvre",
-        "Ночь, улица, фонарь, аптека",
-        "Οι άνθρωποι τραγουδούν",
-        "古池や蛙飛びこむ水の音",
-        "아리랑 아리랑 아라리요",
-        "שלום עליכם",
-        "يا ليل يا عين",
-        "वन्दे मातरम्",
-        "ลอยกระทง",
-        "¿Dónde estás? ¡Aquí! — 50 % & 3 < 4 #1 (oh) ~ *",
-        "👩\u200d🚀 👍🏽 ❤️ 🇩🇪",
-    ],
-)
-def test_accents_other_scripts_and_signs_are_unharmed(text):
-    assert clean_text(text) == text
-
-
-def test_persian_keeps_the_joiner_that_its_spelling_needs():
-    text = "می\u200cخواهم بخوانم"
-    assert clean_text(text) == text
-
-
-# --- lines that are not sung ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("[chorus:]", "[Chorus]"),
-        ("[CHORUS]", "[Chorus]"),
-        ("[ chorus ]", "[Chorus]"),
-        ("[VERSE 1: A & B]", "[Verse 1]"),
-        ("[Verse 2]", "[Verse 2]"),
-        ("[verse2]", "[Verse 2]"),
-        ("[Pre-Chorus]", "[Pre-Chorus]"),
-        ("[pre chorus]", "[Pre-Chorus]"),
-        ("[PRECHORUS 2:]", "[Pre-Chorus 2]"),
-        ("[Guitar solo: Name]", "[Guitar Solo]"),
-        ("[Outro : Both]", "[Outro]"),
-    ],
-)
-def test_section_headers_are_normalised(line, expected):
-    assert clean_text(f"{line}\nla la") == f"{expected}\nla la"
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "[x2]",
-        "[whispered]",
-        "[Repeat Chorus]",
-        "[Chorus x2]",
-        "[Verse One And A Half]",
-        "[He:] I sing and [She:] I sing",
-        "[oh] la la [oh]",
-        "And [chorus] in the middle",
-        "I sang [softly] to you",
-        "[Verse 1] la la",
-        "(Chorus)",
-        "Chorus:",
-        "[]",
-        "[Words are all I have]",
-        "[Recorded voice: all ashore who go ashore]",
-    ],
-)
-def test_other_bracket_lines_and_inline_brackets_are_kept_letter_for_letter(line):
-    assert line in clean_text(f"la la\n{line}\nlo lo").split("\n")
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "[Lyrics: Name]",
-        "[Lyrics by A. Name]",
-        "[Music: Name & Other]",
-        "[MUSIC BY NAME]",
-        "[Lyrics & Music: Name]",
-        "[All lyrics by Name]",
-        "[All music and lyrics are written by Name]",
-        "[Written by Name]",
-        "[Words: traditional]",
-    ],
-)
-def test_credits_alone_on_their_line_are_dropped(line):
-    assert clean_text(f"{line}\n\nla la\nlo lo") == "la la\nlo lo"
-    assert clean_text(f"la la\n\n{line}\n\nlo lo") == "la la\n\nlo lo"
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "Lyrics are all I have",
-        "These Lyrics by heart I know",
-        "Lyrics: a word for what I sing",
-        "Embed the coin in amber",
-        "12Embed",
-        "And in the stone Embed",
-        "1. Count the ships",
-        "2. Count the stars",
-        "You might also like the rain",
-        "Written by the moon",
-    ],
-)
-def test_sung_lines_that_look_like_a_sites_leftovers_survive(line):
-    text = f"la la\n{line}\nlo lo"
-    assert clean_text(text) == text
-    assert clean_text(f"{line}\nla la") == f"{line}\nla la"
-
-
-# --- stanzas --------------------------------------------------------------------------------------
-
-LINES = st.lists(
-    st.tuples(
-        st.sampled_from(["sung", "sung", "sung", "[Chorus]", "[verse 1:]", "[Music: N]", "[x2]"]),
-        st.sampled_from(["\n", "\n", "\n\n", "\n \n", "\r\n\r\n", "\n\u00a0\n\n", "\n\n\n\n"]),
-    ),
-    min_size=1,
-)
-
-
-@given(LINES)
-def test_a_stanza_break_is_never_lost_and_never_invented(lines):
-    sung, source = [], ""  # (line, was there a blank line or a bracket line since the one before?)
-    apart = bracket = False
-    for i, (kind, end) in enumerate(lines):
-        if kind == "sung":
-            sung.append((f"line {i}", apart, bracket))
-            apart = bracket = False
-        else:
-            bracket = True
-        source += (f"line {i}" if kind == "sung" else kind) + end
-        apart = apart or end not in ("\n",)
-    cleaned = clean_text(source).split("\n")
-    places = [cleaned.index(line) for line, _, _ in sung]
-    assert places == sorted(places)
-    for before, after, (_, was_apart, had_bracket) in zip(
-        places, places[1:], sung[1:], strict=False
-    ):
-        if was_apart:
-            assert "" in cleaned[before:after]
-        elif not had_bracket:
-            assert after == before + 1
-
-
-def test_a_header_opens_its_stanza():
-    assert (
-        clean_text("la\n[Chorus]\n\n\nlo\n\n\n\n[Outro]\nlu") == "la\n\n[Chorus]\nlo\n\n[Outro]\nlu"
-    )
-
-
-@pytest.mark.parametrize("line", ["[x2]", "[repeat]", "[whispered]", "[oh] la la [oh]"])
-def test_a_bracket_line_that_is_no_header_stays_with_its_stanza(line):
-    for text in (f"la la\n{line}\n\nlo lo", f"la la\n\n{line}\nlo lo", f"la la\n{line}\nlo lo"):
-        assert clean_text(text) == text
-
-
-def test_strip_headers_takes_the_headers_and_keeps_stanzas_and_other_brackets():
-    text = "[Verse 1]\nla\nlo\n\n[Chorus]\nlu [hey]\n\n[x2]\n\n[Outro]\nend"
-    assert strip_headers(clean_text(text)) == "la\nlo\n\nlu [hey]\n\n[x2]\n\nend"
-
-
-def test_performers_are_the_names_after_the_colons_in_order_and_once():
-    text = "[Verse 1: Ann & Bo]\nla\n[Chorus: Cy]\nlo\n[VERSE 2: Ann & Bo]\nla\n[Outro:]\n[x: Di]"
-    assert performers(text) == ("Ann & Bo", "Cy")
-    assert performers("la\nlo: me") == ()
-    assert performers("[Verse\u00a01: Ann\u2019s Band]") == ("Ann's Band",)
-
-
-# --- the stage ------------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def _unpainted(request, monkeypatch):
+    """test_corpus_report.py looks at the picture, which takes longer than all else."""
+    if not request.node.get_closest_marker("e2e"):
+        monkeypatch.setattr(corpus_report, "_plot", lambda facts, path: path.write_bytes(b"PNG"))
 
 
 def main(folder, **settings):
@@ -395,12 +109,13 @@ def test_no_word_of_a_dropped_song_is_lost(mixed):
             )
 
 
-def test_the_report_names_every_dropped_song(mixed):
+def test_the_report_names_every_reason_with_a_song(mixed):
     folder, _ = mixed
     main(folder)
     report = (folder / "report.md").read_text(encoding="utf-8")
     for row in dropped(folder):
-        assert row["reason"] in report
+        assert row["reason"].split(" of ")[0] in report
+        assert row["song_name"] in report
     assert "13 songs in, 5 kept" in report
 
 
@@ -527,11 +242,516 @@ def test_without_raw_songs_the_crawl_command_is_named(tmp_path):
     assert not (tmp_path / "new" / "data.json").exists()
 
 
+def kept(folder):
+    return {song.id: song for song in read_songs(folder / "data.json")}
+
+
+def reasons(folder):
+    return {row["id"]: row["reason"] for row in dropped(folder)}
+
+
+def test_a_crawled_songbook_comes_out_as_it_was_written(demo, songbook):
+    written = {title: text for _, title, text in songbook}
+    songs = list(read_songs(demo / "data.json"))
+    assert len(songs) == 22
+    for song in songs:
+        assert song.text == written[song.song_name]
+
+
+def test_data_json_is_json_and_loads_with_pandas(mixed):
+    folder, _ = mixed
+    main(folder)
+    rows = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    frame = pandas.read_json(folder / "data.json")
+    assert list(frame["text"]) == [row["text"] for row in rows]
+    assert list(frame["id"].astype(str).str.zfill(16)) == [row["id"] for row in rows]
+    frame = pandas.read_json(folder / "dropped.jsonl", lines=True)
+    assert list(frame["reason"]) == [row["reason"] for row in dropped(folder)]
+
+
+# --- songs that somebody asked to leave out -------------------------------------------------------
+
+
+@pytest.fixture
+def wanted(raw, tmp_path):
+    """Three songs of three artists, two on one page."""
+
+    def song(i, artist, page):
+        words = "\n".join(f"{artist} sang by harbour {i} number {line}" for line in range(8))
+        url = f"https://songbook.invalid/Lyrics/{page}.html#{i}"
+        return Song(
+            id=f"{i:016x}", source="files", title=f"T{i}", artist=artist, kind="song", url=url,
+            lyrics=words,
+        )  # fmt: skip
+
+    songs = [song(1, "Ann Opal", "sea"), song(2, "Ann Opal", "sea"), song(3, "Bo O’Dell", "land")]
+    return raw(tmp_path / "wanted", songs)
+
+
 @pytest.mark.parametrize(
-    "line",
-    ["[Spoken: Let there be light]", "[Chorus: x2]", "[Chorus: twice]", "[Chorus: 4 times]",
-     "[Outro: fade out]", "[Bridge: Why?]", "[Music by the river]", "[Words are all I have]"],
+    ("entry", "gone"),
+    [
+        ("0000000000000002", {2}),
+        ("https://songbook.invalid/Lyrics/sea.html#2", {2}),
+        ("http://www.songbook.invalid/lyrics/sea.html#2", {2}),
+        ("songbook.invalid/Lyrics/sea.html#1", {1}),
+        ("https://songbook.invalid/Lyrics/sea.html", {1, 2}),
+        ("songbook.invalid/lyrics/sea.html/", {1, 2}),
+        ("Ann Opal", {1, 2}),
+        ("  ann   OPAL ", {1, 2}),
+        ("Bo O’Dell", {3}),
+        ("bo o'dell", {3}),  # as data.json has it, and as people type it
+        ("# Ann Opal", set()),
+        ("", set()),
+        ("Ann", set()),
+        ("/", set()),
+        ("https://", set()),
+        ("songbook.invalid", set()),
+    ],
+)
+def test_an_entry_of_the_exclude_file_leaves_out_what_it_names(wanted, entry, gone):
+    (wanted / "exclude.txt").write_text(f"# asked by letter\n\n{entry}\n", encoding="utf-8")
+    summary = main(wanted)
+    assert {row["id"] for row in dropped(wanted)} == {f"{i:016x}" for i in gone}
+    assert summary.counts["dropped"] == ({"excluded": len(gone)} if gone else {})
+    assert summary.counts["out"] == 3 - len(gone)
+
+
+def test_an_entry_that_is_no_address_leaves_out_no_song_without_one(raw, tmp_path, invented):
+    folder = raw(tmp_path, invented(3, artist=None))
+    (folder / "exclude.txt").write_text("https://\n/\n")
+    assert main(folder).counts["out"] == 3
+
+
+def test_of_an_excluded_song_no_text_is_kept(wanted):
+    main(wanted)
+    (wanted / "exclude.txt").write_text("Ann Opal\n")
+    assert not main(wanted).skipped  # it appeared since
+    for row in dropped(wanted):
+        assert (row["reason"], row["text"], row["artist_name"]) == ("excluded", "", "Ann Opal")
+        assert row["url"]
+    for name in ("data.json", "dropped.jsonl", "report.md", "dataset_card.md"):
+        assert "Ann Opal sang" not in (wanted / name).read_text(encoding="utf-8")
+    assert main(wanted).skipped
+    assert main(wanted, force=True).counts["out"] == 1  # and so at every rebuild
+    (wanted / "exclude.txt").unlink()
+    assert main(wanted).counts["out"] == 3
+
+
+def test_an_entry_that_names_no_song_is_a_note_and_in_the_report(wanted, capsys):
+    (wanted / "exclude.txt").write_text("Ann Opal\nNobody & Co\n", encoding="utf-8-sig")
+    summary = main(wanted)
+    assert len(summary.notes) == 1
+    assert "'Nobody & Co' names no song here" in summary.notes[0]
+    assert "Nobody & Co" in capsys.readouterr().out
+    assert "Nobody & Co" in (wanted / "report.md").read_text(encoding="utf-8")
+    assert summary.counts["dropped"] == {"excluded": 2}
+
+
+def test_the_exclude_file_may_lie_elsewhere(wanted, tmp_path):
+    other = tmp_path / "asked.txt"
+    other.write_text("Ann Opal")
+    assert main(wanted, exclude=str(other)).counts["out"] == 1
+    other.write_text("Bo O’Dell", encoding="utf-8")
+    assert main(wanted, exclude=str(other)).counts["out"] == 2
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00 no text"])
+def test_an_exclude_file_that_cannot_be_read_stops_everything(wanted, tmp_path, content):
+    path = tmp_path / "asked.txt"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        main(wanted, exclude=str(path))
+    assert str(path) in error.value.what
+    assert error.value.mend
+    assert not (wanted / "data.json").exists()
+
+
+# --- languages ------------------------------------------------------------------------------------
+
+LINES = {
+    "en": "The river is wide and the night is long\nI carry my lantern over the hill\n"
+    "Nobody knows where the water has gone\nBut I hear it singing still\n"
+    "Come down to the bank when the morning is grey\nAnd we will be carried away",
+    "de": "Der Fluss ist so breit und die Nacht ist so lang\nIch trage die Lampe den Hügel hinauf\n"
+    "Und niemand weiß wohin das Wasser verschwand\nDoch höre ich immer noch seinen Lauf\n"
+    "Komm mit mir ans Ufer wenn der Morgen ergraut\nDann singen wir beide ganz laut",
+    "es": "El río es muy ancho y la noche también\nYo llevo mi lámpara sobre el lugar\n"
+    "Y nadie conoce el camino del tren\nPero yo lo escucho todavía cantar\n"
+    "Ven conmigo a la orilla cuando llegue el sol\nY seremos llevados los dos",
+    "fr": "La rivière est large et la nuit est si longue\nJe porte ma lampe en haut du chemin\n"
+    "Personne ne sait où les eaux se confondent\nMais je les entends chanter le matin\n"
+    "Viens donc sur la rive quand le jour se lève\nNous serons portés comme dans un rêve",
+    "ru": "Река широка и длинна эта ночь\nЯ лампу несу через тёмный холм\n"
+    "Никто не узнает куда я ушёл\nНо слышу я песню и знаю о ком\n"
+    "Приди же на берег когда рассветёт\nИ нас унесёт это пение вод",
+    "ja": "川は広くて夜は長い\n丘を越えてランプを運ぶ\n水がどこへ行ったのか誰も知らない\n"
+    "それでも歌は聞こえている\n朝になったら岸辺においで\n二人で遠くへ流れて行こう",
+}
+
+
+@pytest.mark.parametrize("code", [code for code in LINES if code != "ja"])
+def test_the_language_of_a_song_is_guessed(code):
+    assert guess_language(LINES[code].split("\n")) == code
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "la la la la\nla la la\nla la la la", "oh oh oh\nhey hey\nna na na na hey", "1 2 3\n4 5",
+     "ooh yeah\nooh yeah baby\nyeah"],
 )  # fmt: skip
-def test_what_is_no_name_is_not_taken_for_one(line):
-    assert clean_text(f"{line}\nsung") == f"{line}\nsung"
-    assert performers(line) == ()
+def test_vocables_are_no_language(text):
+    assert guess_language(text.split("\n")) is None
+
+
+def test_a_song_in_two_halves_of_two_languages_is_of_many():
+    assert guess_language(f"{LINES['en']}\n{LINES['de']}".split("\n")) == "mul"
+    assert guess_language("\n".join([LINES["ru"]] * 2 + [LINES["es"]] * 2).split("\n")) == "mul"
+    assert guess_language(f"{LINES['en']}\n{LINES['en']}".split("\n")) == "en"
+
+
+def test_a_line_in_another_language_changes_nothing():
+    lines = f"{LINES['en']}\n{LINES['en']}".split("\n")
+    assert guess_language([*lines, LINES["de"].split("\n")[0]]) == "en"
+
+
+@pytest.fixture
+def polyglot(raw, tmp_path, invented):
+    la = "\n".join(["la la la la la la la la la la la"] * 9)
+    songs = [
+        *invented(1, 1, lyrics=LINES["en"]),
+        *invented(1, 2, lyrics=LINES["de"]),
+        *invented(1, 3, lyrics=LINES["es"], language="de"),  # the source knows better
+        *invented(1, 4, lyrics=la),
+        *invented(1, 5, lyrics=f"{LINES['fr']}\n\n{LINES['en']}"),
+    ]
+    return raw(tmp_path / "polyglot", songs)
+
+
+@pytest.mark.parametrize(
+    ("languages", "left"),
+    [
+        ((), {1: "en", 2: "de", 3: "de", 4: None, 5: "mul"}),
+        (("de",), {2: "de", 3: "de"}),
+        (("en", "mul"), {1: "en", 5: "mul"}),
+        (("es",), {}),
+    ],
+)
+def test_songs_in_other_languages_are_dropped_with_theirs(polyglot, languages, left):
+    main(polyglot, languages=languages)
+    rows = json.loads((polyglot / "data.json").read_text())
+    assert {int(row["id"], 16): row["language"] for row in rows} == left
+    told = {1: "en", 2: "de", 3: "de", 4: "unknown", 5: "mul"}
+    assert {int(key, 16): reason for key, reason in reasons(polyglot).items()} == {
+        i: f"language {code}" for i, code in told.items() if i not in left
+    }
+    assert all(row["text"] for row in dropped(polyglot))
+
+
+# --- explicit songs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rude(raw, tmp_path, invented):
+    words = invented(1)[0].lyrics
+    songs = [
+        *invented(1, 1),
+        *invented(1, 2, lyrics=words + "\nwhat a Gosh of a night"),
+        *invented(1, 3, lyrics=words.replace("Ship", "Boat") + "\nhe was goshing about"),
+        *invented(1, 4, lyrics=words.replace("Ship", "Raft") + "\nDARNED if I know"),
+        *invented(1, 5, lyrics=words.replace("Ship", "Tug") + "\nundarned socks"),
+    ]
+    (tmp_path / "words.txt").write_text("# mild ones\ngosh\n\ndarn*\n")
+    return raw(tmp_path / "rude", songs), tmp_path / "words.txt"
+
+
+def test_nothing_is_filtered_for_its_words_unless_asked(rude):
+    folder, words = rude
+    for settings in ({}, {"explicit_words": str(words)}):
+        assert main(folder, force=True, **settings).counts["out"] == 5
+        assert all("explicit" not in row for row in json.loads((folder / "data.json").read_text()))
+
+
+def test_explicit_songs_are_flagged_or_dropped_by_a_list_of_ones_own(rude):
+    folder, words = rude
+    main(folder, explicit="flag", explicit_words=str(words))
+    flags = {int(key, 16): song.explicit for key, song in kept(folder).items()}
+    assert flags == {1: False, 2: True, 3: False, 4: True, 5: False}
+    assert "2 songs are explicit" in (folder / "report.md").read_text()
+
+    summary = main(folder, explicit="drop", explicit_words=str(words))
+    assert summary.counts["dropped"] == {"explicit": 2}
+    assert {int(key, 16) for key in reasons(folder)} == {2, 4}
+    assert all("Harbour" in row["song_name"] and row["text"] for row in dropped(folder))
+    assert main(folder, explicit="drop", explicit_words=str(words)).skipped
+    words.write_text("gosh*")
+    assert not main(folder, explicit="drop", explicit_words=str(words)).skipped
+    assert {int(key, 16) for key in reasons(folder)} == {2, 3}
+
+
+def test_the_list_that_comes_with_the_program_is_read(rude):
+    folder, _ = rude
+    assert clean.WORDS.is_file()
+    assert main(folder, explicit="drop").counts["out"] == 5
+    assert main(folder, explicit="flag").counts["out"] == 5
+    assert not any(song.explicit for song in kept(folder).values())
+
+
+def test_a_list_of_words_that_is_missing_is_named(rude, tmp_path):
+    folder, _ = rude
+    with pytest.raises(ConfigError) as error:
+        main(folder, explicit="drop", explicit_words=str(tmp_path / "none.txt"))
+    assert "none.txt" in error.value.what
+
+
+# --- repeats and headers --------------------------------------------------------------------------
+
+
+def test_repeats_are_kept_written_out_or_taken_away(raw, tmp_path, invented):
+    lyrics = (
+        "[Verse 1]\n"
+        + invented(1)[0].lyrics
+        + "\n\n[Chorus]\nAway with the tide (x2)\nand home\n\n"
+        "[Verse 2]\nAnother harbour\nanother day\n\n[Repeat Chorus]"
+    )
+    folder = raw(tmp_path, invented(1, lyrics=lyrics))
+
+    def text(mode):
+        main(folder, repeats=mode)
+        (song,) = read_songs(folder / "data.json")
+        return song.text
+
+    assert text("keep") == lyrics
+    expanded = text("expand")
+    assert expanded.count("Away with the tide\nAway with the tide\nand home") == 2
+    assert "Repeat" not in expanded
+    assert "x2" not in expanded
+    once = text("once")
+    assert once.count("Away with the tide") == 1
+    assert "Repeat" not in once
+    assert "x2" not in once
+
+
+# --- translations ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def translated(raw, tmp_path, invented):
+    under = f"{LINES['de']}\n\n[English translation:]\n\n{LINES['en']}"
+    return raw(tmp_path / "translated", [*invented(2), *invented(1, 7, lyrics=under)])
+
+
+def test_a_translation_under_a_song_becomes_a_row_of_its_own(translated):
+    counts = main(translated).counts
+    assert counts == {"in": 3, "out": 3, "translations split off": 1, "dropped": {}}
+    song = kept(translated)[f"{7:016x}"]
+    assert song.text == LINES["de"]
+    assert song.language == "de"
+    (row,) = dropped(translated)
+    assert row["text"] == LINES["en"]
+    assert row["reason"] == f"translation of {song.id}"
+    assert row["id"] == song.id
+    assert row["song_name"] == song.song_name
+    report = (translated / "report.md").read_text(encoding="utf-8")
+    assert "1 songs had a translation under them" in report
+
+
+def test_counts_add_up_where_a_song_with_a_translation_is_dropped(translated):
+    counts = main(translated, languages=("en",)).counts
+    assert counts["in"] == counts["out"] + sum(counts["dropped"].values()) == 3
+    assert "translations split off" not in counts
+    (row,) = [row for row in dropped(translated) if row["id"] == f"{7:016x}"]
+    assert row["reason"] == "language de"
+    assert LINES["de"].split("\n")[0] in row["text"]
+    assert LINES["en"].split("\n")[-1] in row["text"], "no word is lost"
+
+
+# --- what is no song ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (dict(artist="Genius English Translations"), "translation"),
+        (dict(artist="Genius Traducciones al Español"), "translation"),
+        (dict(artist="Genius Deutsche Übersetzungen"), "translation"),
+        (dict(artist="Genius Traductions françaises"), "translation"),
+        (dict(artist="Genius Traduções em Português"), "translation"),
+        (dict(artist="Genius Türkçe Çeviriler"), "translation"),
+        (dict(artist="Genius Romanizations"), "translation"),
+        (dict(artist="Genius Russian Translations (Русские переводы)"), "translation"),
+        (dict(title="Tide (English Translation)"), "translation"),
+        (dict(title="Ann - Tide (Deutsche Übersetzung)"), "translation"),
+        (dict(title="Tide [Traducción al Español]"), "translation"),
+        (dict(title="Tide (Romanized)"), "translation"),
+        (dict(title="Tide [Tracklist]"), "nonsong"),
+        (dict(title="Sea (Album Artwork)"), "nonsong"),
+        (dict(title="Sea [Liner Notes]"), "nonsong"),
+        (dict(title="Tracklist"), "nonsong"),
+        (dict(title="Home (Skit)"), "nonsong"),
+        (dict(source="genius", url="https://songs.invalid/Ann-sea-annotated"), "nonsong"),
+        (dict(kind="unreleased"), "unreleased"),
+        (dict(kind="removed"), "removed"),
+        (dict(kind="translation"), "translation"),
+        (dict(lyrics="   \n\n"), "empty"),
+        (dict(lyrics="[Instrumental]"), "instrumental"),
+        (dict(lyrics="Lyrics for this song have yet to be released. Please check back once the "
+              "song has been released."), "unreleased"),
+        # and songs that only sound like one
+        (dict(artist="Genius"), None),
+        (dict(artist="The Genius Translations of Ann, a band"), None),
+        (dict(artist="Genius Child Orchestra"), None),
+        (dict(title="Translation"), None),
+        (dict(title="Lost in Translation"), None),
+        (dict(title="Skit"), None),
+        (dict(title="Credits"), None),
+        (dict(title="Interview with the Sea"), None),
+        (dict(url="https://songs.invalid/Ann-sea-annotated"), None),
+    ],
+    ids=lambda value: ascii(value)[:50],
+)  # fmt: skip
+def test_what_the_source_calls_no_song_is_dropped_as_that(raw, tmp_path, invented, changes, reason):
+    folder = raw(tmp_path, [*invented(1), *invented(1, 1, **changes)])
+    main(folder)
+    assert list(reasons(folder).values()) == ([reason] if reason else [])
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def test_of_versions_the_studio_one_is_kept_then_the_longest_then_the_smallest_id(
+    raw, tmp_path, invented
+):
+    words = [invented(1, i)[0].lyrics for i in range(3)]
+    songs = [
+        *invented(1, 0x10, title="Tide (Live)", lyrics=words[0] + "\nThank you good night"),
+        *invented(1, 0x11, title="Tide", lyrics=words[0]),
+        *invented(1, 0x12, title="Tide (Demo)", lyrics=words[0]),
+        *invented(1, 0x20, title="Land", lyrics=words[1]),
+        *invented(1, 0x21, title="Land", lyrics=words[1] + "\nand one line more"),
+        *invented(1, 0x30, title="Sky", lyrics=words[2]),
+        *invented(1, 0x31, title="Sky", lyrics=words[2].upper()),
+    ]
+    main(raw(tmp_path, songs))
+    chosen = {
+        int(song.id, 16): (int(song.duplicate_group, 16), [int(v, 16) for v in song.versions])
+        for song in kept(tmp_path).values()
+    }
+    assert chosen == {0x11: (0x10, [0x10, 0x12]), 0x21: (0x20, [0x20]), 0x30: (0x30, [0x31])}
+    assert reasons(tmp_path) == {
+        f"{i:016x}": f"duplicate of {best:016x}"
+        for i, best in ((0x10, 0x11), (0x12, 0x11), (0x20, 0x21), (0x31, 0x30))
+    }
+
+
+def test_near_versions_are_found_as_asked(raw, tmp_path, invented):
+    lyrics = invented(1)[0].lyrics  # eight lines
+    other = "\n".join([*lyrics.split("\n")[:7], "another end"])  # 7 of 9: 0.78
+    folder = raw(tmp_path, [*invented(1, lyrics=lyrics), *invented(1, 1, lyrics=other)])
+    assert main(folder, near_duplicate=0.7).counts["out"] == 1
+    assert main(folder, near_duplicate=0.8).counts["out"] == 2
+    assert main(folder, near_duplicate=1.0).counts["out"] == 2
+
+
+# --- many songs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Enough songs that processes start: of every kind, with versions among them."""
+    draw = random.Random(5)
+    folder = tmp_path_factory.mktemp("many") / "corpus"
+    (folder / "raw" / "files").mkdir(parents=True)
+    words = ["tide", "river", "lantern", "harbour", "winter", "window", "letter", "thunder"]
+    lines = []
+    for i in range(6 * clean.PIECE + 7):
+        text = "\n".join(
+            f"{draw.choice(words)} {draw.choice(words)} and {draw.choice(words)} {i} {line}"
+            for line in range(draw.choice((1, 6, 9)))
+        )
+        if i % 50 == 7:
+            text = lines[i - 7].partition("|")[2].replace("\\n", "\n")
+        song = Song(
+            id=f"{i:016x}",
+            source="files",
+            title=f"Song {i}" + " (Live)" * (i % 3 == 0),
+            artist=f"Singer {i % 17}",
+            year=1900 + i % 90 if i % 4 else None,
+            kind="instrumental" if i % 97 == 0 else "song",
+            lyrics="[chorus:]\n" + text if i % 5 else text + "\n\n[Chorus x2]",
+        )
+        lines.append(f"|{text}")
+        with (folder / "raw" / "files" / "a.jsonl").open("a", encoding="utf-8") as file:
+            file.write(song.to_json() + "\n")
+    return folder
+
+
+@pytest.mark.e2e
+def test_the_number_of_workers_changes_no_byte(many):
+    found = []
+    for count in (1, 2, 3):
+        counts = main(many, workers=count, force=True).counts
+        assert counts["in"] == counts["out"] + sum(counts["dropped"].values())
+        found.append({name: (many / name).read_bytes() for name in RESULTS})
+    assert found[0] == found[1] == found[2]
+    assert {"too few lines", "instrumental", "duplicate"} <= counts["dropped"].keys()
+    for name in RESULTS[:-1]:
+        assert b"2026" not in found[0][name], "it depends on the day"
+
+
+def test_what_decides_nothing_makes_nothing_again(mixed, tmp_path):
+    folder, _ = mixed
+    main(folder, workers=1)
+    assert main(folder, workers=2).skipped
+    moved = folder.rename(tmp_path / "moved")
+    assert main(moved).skipped
+    for changes in (dict(near_duplicate=0.8), dict(languages=("en",)), dict(repeats="once")):
+        assert not main(moved, **changes).skipped
+        assert main(moved, **changes).skipped
+
+
+@pytest.mark.parametrize("place", ["a song", "the report"])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+def test_a_kill_in_the_middle_leaves_the_old_files_whole(mixed, raw, monkeypatch, place, fault):
+    folder, songs = mixed
+    main(folder)
+    before = {name: (folder / name).read_bytes() for name in (*RESULTS, "clean.manifest.json")}
+    calls = []
+
+    def dies(*words, **settings):
+        calls.append(words)
+        if len(calls) == 5 or place == "the report":
+            raise fault
+        return real(*words, **settings)
+
+    raw(folder, [Song(id="ff", source="files", title="T", kind="song", lyrics=BURNS)])
+    with monkeypatch.context() as patch:
+        name = "clean_text" if place == "a song" else "split_translation"
+        real = getattr(clean, name)
+        patch.setattr(clean, name, dies)
+        with pytest.raises(fault):
+            main(folder, workers=1)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert not [path.name for path in folder.iterdir() if "tmp" in path.name]
+    assert main(folder).counts["in"] == len(songs) + 1
+
+
+def test_a_kill_while_data_json_is_written_leaves_the_old_one(mixed, monkeypatch):
+    folder, _ = mixed
+    main(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    get, calls = clean.Rows.get, []
+
+    def dies(self, number):
+        calls.append(number)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return get(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clean.Rows, "get", dies)
+        with pytest.raises(KeyboardInterrupt):
+            main(folder, min_lines=2)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert main(folder).skipped

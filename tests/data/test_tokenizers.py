@@ -5,13 +5,14 @@ import hashlib
 import json
 import pickle
 import pickletools
+import unicodedata
 
 import numpy as np
 import pytest
 import requests
 import tiktoken
 import tokenizers as hugging_face
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
@@ -128,6 +129,116 @@ def test_the_literal_name_of_a_special_token_is_its_characters(name):
     theirs = THEIRS.encode(f"la {name}{name} la").ids
     assert CHARS.eot not in theirs
     assert CHARS.encode(f"la {name}{name} la").tolist() == theirs
+
+
+# --- many texts at once ---------------------------------------------------------------------------
+
+SEVERAL = st.lists(ANY_TEXT, max_size=6)
+
+
+@given(SEVERAL)
+@settings(max_examples=60)
+@example(["", "", "a", "", "e", "\u0301", ""])
+def test_many_texts_at_once_have_the_ids_of_one_by_one(bpe, texts):
+    for own in (CHARS, bpe):
+        found = own.encode_batch(texts)
+        assert [ids.tolist() for ids in found] == [own.encode(text).tolist() for text in texts]
+        assert {ids.dtype.type for ids in found} <= {own.dtype}
+
+
+def test_more_texts_than_one_thread_takes_keep_their_order(tokenizer):
+    texts = [f"song {i}\n{ALPHABET[: i % 40]}" * 60 for i in range(3 * tokenizers.PART // 1500)]
+    found = tokenizer.encode_batch(texts)
+    assert [tokenizer.decode(ids) for ids in found] == [
+        tokenizer.decode(tokenizer.encode(text)) for text in texts
+    ]
+
+
+@pytest.mark.parametrize("text", AWKWARD, ids=lambda text: ascii(text[:40]))
+def test_awkward_texts_at_once_have_the_ids_of_one_by_one(tokenizer, text):
+    found = tokenizer.encode_batch([text, "la", text])
+    assert [ids.tolist() for ids in found] == [
+        tokenizer.encode(each).tolist() for each in (text, "la", text)
+    ]
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "la \udcff la", "\ude00\ud83d", "\ud83d\ude00"])
+def test_halves_of_surrogate_pairs_stop_nothing_in_a_batch_either(tokenizer, text):
+    found = tokenizer.encode_batch(["la", text, "\udcff"])
+    assert found[1].tolist() == tokenizer.encode(text).tolist()
+
+
+# --- the nearest character ------------------------------------------------------------------------
+
+PLAIN = CharTokenizer.train(["abcdefghijklmnopqrstuvwxyz '\"-.,\n"])
+UPPER = CharTokenizer.train(["ABCDEFGHIJKLMNOPQRSTUVWXYZ '\"-.,\n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("café Ärger ñandú", "cafe arger nandu"),
+        ("SHOUT", "shout"),
+        ("don’t ‘so’ “so” „so“ «so»", 'don\'t \'so\' "so" "so" "so"'),
+        ("a–b—c‐d−e", "a-b-c-d-e"),
+        ("øæłđßþœħı ØÆŁĐÞŒ", "oaldstohi oaldto"),
+        ("Ǻǿ ặ ṩ", "ao a s"),
+        ("wait…", "wait."),
+        ("a\u00a0b\tc", "a b c"),
+        ("ｆｕｌｌ ＷＩＤＥ", "full wide"),
+        ("ſet İn", "set in"),
+        ("日本 ☃ λ Ж", "日本 ☃ λ Ж"),
+        ("", ""),
+    ],
+)
+def test_an_unseen_character_is_read_as_its_nearest(text, read):
+    assert PLAIN.nearest(text) == read
+    assert CHARS.nearest(ALPHABET) == ALPHABET
+
+
+def test_small_letters_are_read_as_capitals_where_only_those_are_known():
+    assert UPPER.nearest("café øre don’t") == "CAFE ORE DON'T"
+
+
+def test_a_known_character_stays_though_a_plainer_one_is_known_too():
+    both = CharTokenizer.train(["eéEo’'"])
+    assert both.nearest("éE’'È") == "éE’'E"
+
+
+# A letter, and the accent, case and form of it: whatever is left of these must be read.
+FORMS = st.builds(
+    lambda letter, mark, upper: (
+        unicodedata.normalize("NFC", letter + mark).swapcase()
+        if upper
+        else unicodedata.normalize("NFC", letter + mark)
+    ),
+    st.sampled_from("abcdefghijklmnopqrstuvwxyzøł"),
+    st.sampled_from(["", "\u0301", "\u0308", "\u0327", "\u030a", "\u0302\u0301"]),
+    st.booleans(),
+).filter(lambda c: len(c) == 1)
+
+
+@given(st.text(FORMS, max_size=8), st.sampled_from([PLAIN, UPPER]))
+@example("ǾŁø", PLAIN)
+@example("ǿł", UPPER)
+def test_no_letter_stays_unseen_where_a_neighbour_is_known(text, own):
+    assert own.unseen(own.nearest(text)) == []
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=20))
+def test_reading_the_nearest_keeps_the_length_and_what_is_known_and_is_done_once(text):
+    for own in (PLAIN, UPPER, CHARS, BPE):
+        read = own.nearest(text)
+        assert len(read) == len(text)
+        assert own.nearest(read) == read
+        unseen = set(own.unseen(text))
+        assert all(a == b or a in unseen for a, b in zip(text, read, strict=True))
+        assert set(own.unseen(read)) <= unseen
+
+
+def test_a_bpe_spells_everything_and_changes_nothing(bpe):
+    for text in AWKWARD:
+        assert bpe.nearest(text) == text
 
 
 # --- tokenizer.json -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 
 from backend.config.schema import BinarizeConfig, ModelConfig
 from backend.data import binarize
-from backend.data.batches import Split, open_bins
+from backend.data.bins import Bins, Split
 from backend.data.song import CleanSong, write_songs
 from backend.errors import DataError
 from backend.evaluation import loss
@@ -114,9 +114,9 @@ def test_characters_are_those_of_the_text_not_of_the_header(tmp_path, model):
     songs = [
         CleanSong(text=f"{'la ' * 9}{n}\nla", song_name="T", id=f"{n:016x}") for n in range(30)
     ]
-    write_songs(tmp_path / "x/data.json", songs)
+    write_songs(tmp_path / "x/data.json", (song.to_json() for song in songs))
     binarize.main(BinarizeConfig(data_dir=str(tmp_path / "x")))
-    bins = open_bins(str(tmp_path / "x/char"))
+    bins = Bins.open(str(tmp_path / "x/char"))
     texts = {song.id: song.text for song in songs}
     assert bins.val.chars + bins.train.chars == sum(map(len, texts.values()))
     got = split_loss(model, bins.val, detect(device="cpu"))

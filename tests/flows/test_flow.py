@@ -55,6 +55,17 @@ def test_flow_parameters_are_the_keys_of_the_schema_with_its_defaults():
         assert given is None or given == defaults[name], name
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("tokenizer", "folder"), [("char", "char"), ("gpt2", "gpt2"), ("bpe", "bpe4096")]
+)
+def test_the_flow_trains_on_the_bins_that_its_tokenizer_makes(tokenizer, folder):
+    from flows.stages import train_command
+
+    command = train_command(PipelineConfig(tokenizer=tokenizer))
+    assert f"--dataset=data/demo/{folder}" in command
+
+
 PARAMETER_ORDER = (
     "profile", "source", "artists", "artist_file", "max_songs", "path", "dataset", "run",
     "tokenizer", "config", "train_overrides", "num_samples", "start", "stages", "force",

@@ -25,7 +25,7 @@ def corpus(tmp_path, monkeypatch):
         )
         for word in ("wheel", "wind", "world", "year", "tale", "cup")
     ]
-    write_songs(tmp_path / "data/tiny/data.json", songs)
+    write_songs(tmp_path / "data/tiny/data.json", (song.to_json() for song in songs))
     binarize.main(BinarizeConfig(data_dir="data/tiny"))
     return tmp_path
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from backend.config.loader import load
 from backend.config.schema import BinarizeConfig, ModelConfig, TrainConfig
 from backend.data import binarize
-from backend.data.batches import open_bins
+from backend.data.bins import Bins
 from backend.data.song import CleanSong, write_songs
 from backend.errors import CheckpointError, ConfigError, DataError
 from backend.models import checkpoint, huggingface, nanogpt
@@ -50,7 +50,7 @@ def base(corpus):
     """out/base: weights of TINY's shape as an exported folder, and their tokenizer."""
 
     def make(name="out/base", **shape):
-        bins = open_bins("tiny/char")
+        bins = Bins.open("tiny/char")
         weights = random_weights(bins.tokenizer.vocab_size, **shape)
         text = bins.tokenizer.to_json()
         checkpoint.save_weights(Path(name), weights, step=9, facts={}, tokenizer=text)
@@ -367,7 +367,7 @@ def other_corpus():
                   artist_name="Nobody")
         for word in ("moor", "fen", "glen")
     ]  # fmt: skip
-    write_songs(Path("data/other/data.json"), songs)
+    write_songs(Path("data/other/data.json"), (song.to_json() for song in songs))
     binarize.main(BinarizeConfig(data_dir="data/other"))
 
 
@@ -381,7 +381,7 @@ def follow(error):
 @pytest.mark.parametrize("source", ["run", "export", "hugging face", "nanogpt"])
 def test_another_tokenizer_is_refused_with_a_command_that_makes_it_work(base, tiny, source):
     other_corpus()
-    vocab_size = open_bins("tiny/char").tokenizer.vocab_size
+    vocab_size = Bins.open("tiny/char").tokenizer.vocab_size
     tokenizer = Path("data/tiny/char/tokenizer.json")
     name = f"out/{source.replace(' ', '-')}"
     if source == "run":
@@ -404,11 +404,11 @@ def test_another_tokenizer_is_refused_with_a_command_that_makes_it_work(base, ti
     train.main(load(TrainConfig, words))
     assert last("out/fine").step == 1
     theirs = checkpoint.load_tokenizer(last("out/fine"))
-    assert theirs.vocabulary() == open_bins("tiny/char").tokenizer.vocabulary()
+    assert theirs.vocabulary() == Bins.open("tiny/char").tokenizer.vocabulary()
 
 
 def test_weights_without_a_tokenizer_are_refused_before_anything_is_written(base):
-    weights = random_weights(open_bins("tiny/char").tokenizer.vocab_size)
+    weights = random_weights(Bins.open("tiny/char").tokenizer.vocab_size)
     hugging_face_folder("hf", weights, None)
     with pytest.raises(CheckpointError, match=r"no tokenizer.*"):
         train.main(load(TrainConfig, argv(init_from="hf")))
@@ -432,7 +432,7 @@ def hugging_face_folder(name, weights, tokenizer):
 
 def test_a_hugging_face_folder_trains_from_step_0_with_a_fresh_optimizer(base, tiny):
     base("scratch")
-    weights = random_weights(open_bins("tiny/char").tokenizer.vocab_size)
+    weights = random_weights(Bins.open("tiny/char").tokenizer.vocab_size)
     hugging_face_folder("hf", weights, "data/tiny/char/tokenizer.json")
     train.main(load(TrainConfig, argv(init_from="hf", **STILL)))
     assert [s.step for s in checkpoint.steps(Path("out/tiny"))] == [0, 1]
@@ -445,7 +445,7 @@ def test_a_hugging_face_folder_trains_from_step_0_with_a_fresh_optimizer(base, t
 
 @pytest.mark.parametrize("name", ["nano", "nano/ckpt.pt"])
 def test_nanogpts_checkpoint_trains_from_step_0_with_its_exact_gelu(base, name, capsys):
-    weights = random_weights(open_bins("tiny/char").tokenizer.vocab_size, activation="gelu")
+    weights = random_weights(Bins.open("tiny/char").tokenizer.vocab_size, activation="gelu")
     nanogpt.write(Path("nano/ckpt.pt"), weights, step=250, loss=1.0, dataset="tiny")
     shutil.copyfile("data/tiny/char/tokenizer.json", "nano/tokenizer.json")
     train.main(load(TrainConfig, argv(init_from=name, **STILL)))
@@ -456,7 +456,7 @@ def test_nanogpts_checkpoint_trains_from_step_0_with_its_exact_gelu(base, name, 
 
 
 def test_nanogpts_own_characters_get_rows_for_the_two_special_tokens(base):
-    bins = open_bins("tiny/char")
+    bins = Bins.open("tiny/char")
     weights = random_weights(bins.tokenizer.vocab_size - 2, activation="gelu")
     nanogpt.write(Path("nano/ckpt.pt"), weights, step=250, loss=1.0, dataset="tiny")
     shutil.copyfile("data/tiny/char/tokenizer.json", "nano/tokenizer.json")

@@ -64,7 +64,7 @@ def made(tmp_path_factory):
         patch.chdir(folder)
         picture = lambda run: (run / "loss.png").write_bytes(b"")  # noqa: E731  test_train's
         patch.setattr(train, "plot_loss", picture)
-        write_songs(Path("data/tiny/data.json"), SONGS)
+        write_songs(Path("data/tiny/data.json"), (song.to_json() for song in SONGS))
         for kind, name in (("char", "char"), ("bpe", "bpe290")):
             binarize.main(BinarizeConfig(data_dir="data/tiny", tokenizer=kind, vocab_size=290))
             changes = dict(out_dir=f"out/{kind}", dataset=f"tiny/{name}", max_iters=8)

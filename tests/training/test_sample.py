@@ -91,8 +91,23 @@ def test_a_start_that_is_not_utf_8_is_a_sentence_that_offers_a_file(run, start):
 
 def test_a_character_the_model_never_saw_is_told_and_does_not_stop_it(run, capsys):
     sample.main(config(start="Ω wheel"))
-    assert "never saw 'Ω'" in capsys.readouterr().out
+    assert "never saw some characters: 'Ω' is read as unknown" in capsys.readouterr().out
     assert songs(run)[0][0]["text"].startswith("Ω wheel")
+
+
+def test_an_accent_the_model_never_saw_is_read_as_its_base_letter_and_told(run, capsys):
+    # what is read decides the song: the same as of the plain letters
+    sample.main(config(start="Thé wheel", artist="Ánon"))
+    said = capsys.readouterr().out
+    assert "'é' is read as 'e'" in said
+    assert "'Á' is read as 'A'" in said
+    assert "unknown" not in said
+    sample.main(config(start="The wheel", artist="Anon"))
+    assert "never saw" not in capsys.readouterr().out
+    accented, plain = sorted(songs(run), key=lambda rows: rows[0]["prompt"].isascii())
+    for one, other in zip(accented, plain, strict=True):
+        assert one["text"].startswith("Thé wheel")
+        assert one["text"].removeprefix("Thé") == other["text"].removeprefix("The")
 
 
 def test_without_a_folder_the_newest_run_is_taken_and_named(run, capsys):
@@ -345,14 +360,19 @@ def test_a_model_of_nanogpts_characters_goes_on_from_a_prompt(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "letter"), [(dict(start="Ω la"), "Ω"), (dict(artist="Björk"), "ö")]
+    ("asked", "told"),
+    [
+        (dict(start="Ω la"), "'Ω' is left out"),
+        (dict(artist="Björk"), "'ö' is read as 'o'"),
+        (dict(start="☃ la", artist="Björk"), "'ö' is read as 'o', '☃' is left out"),
+    ],
 )
 def test_a_character_that_nanogpts_model_never_saw_is_told_and_does_not_stop_it(
-    tmp_path, asked, letter, capsys
+    tmp_path, asked, told, capsys
 ):
     as_nanogpt(tmp_path / "models/tale", tiny_model(65))  # it has no id for unknown
     sample.main(config(out_dir="models/tale", **asked))
-    assert f"never saw {letter!r}; left out" in capsys.readouterr().out
+    assert f"never saw some characters: {told}" in capsys.readouterr().out
     [rows] = songs(tmp_path / "models/tale")
     for row in rows:
         assert row["text"].startswith(asked.get("start", ""))
