@@ -5,12 +5,14 @@ A stage writes under temporary names, renames at the end, and leaves
 there is nothing to do. Skipping lives here and nowhere else.
 """
 
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-PACKAGES = ("lyrics-pipeline", "torch", "numpy", "tokenizers", "beautifulsoup4", "lxml")
+from backend.errors import UserError
+
+PACKAGES = (
+    "lyrics-pipeline", "torch", "numpy", "tokenizers", "tiktoken", "beautifulsoup4", "lxml", "ftfy",
+    "py3langid", "rensa",
+)  # fmt: skip
 
 
 @contextmanager
@@ -42,6 +49,34 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other program writes in this folder meanwhile; what a killed one left half done goes.
+
+    Raises:
+        UserError: another is at work there.
+    """
+    if sys.platform == "win32" or not folder.is_dir():  # a folder cannot be locked there
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:  # else it is a file system without locks
+                raise UserError(
+                    f"another program is writing in {folder}", mend="wait until it is done"
+                ) from None
+        for half in folder.glob(".tmp-*"):
+            half.unlink()
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
 
 
 def share(path: Path) -> None:

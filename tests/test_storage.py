@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from backend import storage
-from backend.errors import Terminated
-from backend.storage import Stage, Summary, atomic_write, write_json
+from backend.errors import Terminated, UserError
+from backend.storage import Stage, Summary, alone, atomic_write, sha256, write_json
 
 FAULTS = [ValueError("bug"), OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt(), Terminated()]
 
@@ -263,3 +263,23 @@ def test_a_folder_behind_a_symbolic_link_stays_unchanged(tmp_path, monkeypatch):
     (folder / "out").write_text("y")
     Stage("s", 1, folder, settings={}, inputs=[Path("in")]).finish([folder / "out"], {})
     assert Stage("s", 1, folder, settings={}, inputs=[Path("in")]).unchanged()
+
+
+def test_two_programs_do_not_write_in_one_folder_and_the_lock_goes_with_the_first(tmp_path):
+    (tmp_path / ".tmp-data.json-1").write_text("left by a kill")
+    with alone(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(UserError, match="another program"), alone(tmp_path):
+            pass
+    with alone(tmp_path), alone(tmp_path / "not there"):
+        pass
+
+
+def test_an_output_of_known_hash_is_not_read_again(tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("whole")
+    known = sha256(tmp_path / "out")
+    stage = Stage("s", 1, tmp_path, settings={})
+    monkeypatch.setattr(storage, "sha256", lambda path: pytest.fail("read again"))
+    stage.finish({tmp_path / "out": known}, {})
+    monkeypatch.undo()
+    assert Stage("s", 1, tmp_path, settings={}).unchanged()

@@ -105,6 +105,8 @@ USERS_DISK = {
     errno.EEXIST,
     errno.EDQUOT,
     errno.ENAMETOOLONG,
+    errno.EFBIG,
+    errno.EIO,
 }
 
 

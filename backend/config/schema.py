@@ -55,6 +55,11 @@ def _at_least(config: Settings, least: float, *keys: str) -> Iterator[str]:
             yield f"{key} = {value} must be at least {least}"
 
 
+def _vocabulary(size: int) -> Iterator[str]:
+    if not 257 <= size <= 2**20:  # every byte, and the end of a text
+        yield f"vocab_size = {size} must be from 257 to {2**20}"
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 
@@ -127,8 +132,9 @@ class CleanConfig(Settings):
     max_words: int = 1500
     """Texts with more words are prose, not songs, and dropped."""
     near_duplicate: float = 0.7
-    """Two songs whose sets of normalised lines overlap at least this much (Jaccard) are versions of
-    one song; one is kept, studio over live, complete over cut. 1.0 finds only equal ones."""
+    """Two songs whose lines overlap at least this much (Jaccard), or whose phrases of three words,
+    0.6 with 0.7, are versions of one song; one is kept, studio over live, complete over cut. From
+    0.5 to 1, which finds only equal ones."""
     languages: tuple[str, ...] = ()
     """Keep only songs in these: --languages=en,es (ISO 639-1, `mul` for songs in two); none is no
     filter. A language is the source's word, else a guess from the whole song, else unknown."""
@@ -147,6 +153,8 @@ class CleanConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 0, "min_lines", "min_chars", "workers")
+        if self.explicit_words and self.explicit == "keep":
+            yield "explicit_words is read with --explicit=flag or drop"
         for code in self.languages:
             if not re.fullmatch("[a-z]{2,3}", code):
                 yield f"languages: {code!r} is no code such as en"
@@ -170,8 +178,8 @@ class BinarizeConfig(Settings):
     """Take this tokenizer.json, such as a run's, rather than making one: then the run's weights can
     be finetuned on these songs. The folder is <kind>-<name of its folder>."""
     val_fraction: float = 0.1
-    """Share of songs held out for validation, chosen by a hash of each song, so that a growing
-    corpus keeps its split."""
+    """Share of songs held out for validation, chosen by a hash of each song, so that no song of a
+    growing corpus is held out after it was trained on (from 20 songs on, split by song)."""
     split_by: Literal["song", "album", "artist"] = "song"
     """What is held out whole. song, with all its versions; album; or artist, to measure how well a
     model writes for artists whom it never read."""
@@ -181,7 +189,7 @@ class BinarizeConfig(Settings):
     """Do it again though inputs, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 257, "vocab_size")  # every byte, and the end of a text
+        yield from _vocabulary(self.vocab_size)
         if not 0 < self.val_fraction < 1:
             yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
 
@@ -234,7 +242,7 @@ class CorporaConfig(Settings):
     """Do it again though inputs, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 257, "vocab_size")
+        yield from _vocabulary(self.vocab_size)
         yield from _at_least(self, 1, "max_documents", "shard_tokens")
         yield from _at_least(self, 0, "seed")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:

@@ -17,16 +17,21 @@ from pathlib import Path
 from backend.config.loader import program
 from backend.config.schema import BinarizeConfig
 from backend.data import tokenizers
-from backend.data.bins import Bins, Document, Writer, batched, draw, restore
+from backend.data.bins import Bins, Document, Writer, batched, discard, draw, restore
 from backend.data.song import CleanSong, header, read_songs, training_header
 from backend.errors import DataError
-from backend.storage import Stage, Summary, sha256
+from backend.storage import Stage, Summary, alone, sha256
 
 VERSION = 2
 FEW = 20  # below this many songs a split by song leaves too little on one side
 
 
 def main(config: BinarizeConfig) -> Summary:
+    with alone(Path(config.data_dir)):
+        return _binarize(config)
+
+
+def _binarize(config: BinarizeConfig) -> Summary:
     source = Path(config.data_dir) / "data.json"
     given = Path(config.tokenizer_file) if config.tokenizer_file else None
     tokenizer = tokenizers.load(given) if given else None
@@ -42,8 +47,13 @@ def main(config: BinarizeConfig) -> Summary:
         "binarize", VERSION, folder, settings=settings, inputs=[source, *([given] if given else [])]
     )
     if not config.force and (done := stage.unchanged()):
+        discard(folder)
         print(done.line())
         return done
+    if not config.force and (folder / "corpora.manifest.json").is_file():
+        raise DataError(
+            f"{folder} holds bins that corpora made of other texts", mend="--force replaces them"
+        )
 
     notes: list[str] = []
     split_by, sides = _sides(source, config, notes)
@@ -79,6 +89,12 @@ def main(config: BinarizeConfig) -> Summary:
         "tokens": train.tokens + val.tokens,
         "in the vocabulary": tokenizer.vocab_size,
     }
+    share = val.songs / max(1, train.songs + val.songs)
+    if split_by != "contiguous" and not config.val_fraction / 2 <= share <= config.val_fraction * 2:
+        notes.append(
+            f"{share:.0%} of the songs are held out, though {config.val_fraction:.0%} were asked "
+            f"for: there are few of what the split goes by ({split_by})"
+        )
     summary = stage.finish(outputs, counts, notes)
     print("\n".join([summary.line(), *(f"  note: {note}" for note in notes)]))
     print(Bins.open(str(folder)).excerpts())

@@ -168,7 +168,11 @@ class Writer:
         old = _old(self.folder)
         if self.folder.exists():
             self.folder.rename(old)
-        self.new.rename(self.folder)
+        try:
+            self.new.rename(self.folder)
+        except BaseException:
+            restore(self.folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
         known = {
             side["files"][0]: side["sha256"] for side in splits.values() if len(side["files"]) == 1
@@ -368,7 +372,10 @@ class Bins:
         Raises:
             DataError: not there, damaged, or of another format.
         """
-        folder = next((p for p in (Path("data") / dataset, Path(dataset)) if p.is_dir()), None)
+        places = (Path("data") / dataset, Path(dataset))
+        for place in places:
+            restore(place)
+        folder = next((place for place in places if place.is_dir()), None)
         if folder is None or not (folder / "meta.json").is_file():
             missing = folder or Path("data") / dataset
             raise DataError(f"no train.bin in {missing}", mend=_command(missing))

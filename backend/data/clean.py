@@ -31,7 +31,7 @@ from backend.data.rules import characters, clean_text, notice, split_translation
 from backend.data.sections import strip_headers, sung_lines
 from backend.data.song import About, CleanSong, Song, raw_files, read_raw, write_songs
 from backend.errors import ConfigError
-from backend.storage import Stage, Summary, atomic_write
+from backend.storage import Stage, Summary, alone, atomic_write
 from backend.workers import in_order
 
 T = TypeVar("T")
@@ -43,6 +43,13 @@ WORDS = Path(__file__).resolve().parents[2] / "assets" / "explicit_words.txt"
 def main(config: CleanConfig) -> Summary:
     data_dir = Path(config.data_dir)
     folder = Path(config.save_dir) if config.save_dir else data_dir
+    if raw_files(data_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        return _clean_all(config, data_dir, folder)
+
+
+def _clean_all(config: CleanConfig, data_dir: Path, folder: Path) -> Summary:
     exclude = Path(config.exclude or data_dir / "exclude.txt")
     words = Path(config.explicit_words) if config.explicit_words else WORDS
     read = [exclude] if config.exclude or exclude.is_file() else []
@@ -58,24 +65,27 @@ def main(config: CleanConfig) -> Summary:
 
     excluded = {_folded(line): line for line in _lines(exclude)} if exclude in read else {}
     excluded.pop("", None)
-    explicit = _any_of(_lines(words)) if words in read else None
+    explicit = _any_of(words) if words in read else None
     work = partial(_clean, config=config, excluded=frozenset(excluded), explicit=explicit)
-    folder.mkdir(parents=True, exist_ok=True)
     n_in = n_split = 0
     changed: Counter[str] = Counter()
     matched: set[str] = set()
+    asked: set[str] = set()
+    again: list[str] = []
     kept: dict[str, Kept] = {}
     dropped: list[Dropped] = []
     prints: list[Fingerprints] = []
+    pieces = _pieces(_once(read_raw(data_dir), again), PIECE)
+    pieces = itertools.chain([next(pieces)], pieces)  # read_raw says it where there are none
     with tempfile.TemporaryFile(dir=folder, prefix=".tmp-clean-") as file:
         rows = Rows(file)
-        pieces = _pieces(_once(read_raw(data_dir)), PIECE)
         songs = tqdm(unit=" songs", disable=None, leave=False)
         for piece in in_order(work, pieces, config.workers):
             n_in += piece.n
             n_split += len(piece.translations)
             changed.update(piece.changed)
             matched |= piece.matched
+            asked |= piece.asked
             prints.append(piece.prints)
             for song in piece.kept:
                 kept[song.id] = replace(song, row=rows.put(song.row))
@@ -88,16 +98,17 @@ def main(config: CleanConfig) -> Summary:
         for group, members in duplicate_groups(
             Fingerprints.joined(prints), config.near_duplicate
         ).items():
-            best = representative(
-                {key: kept[key].is_version for key in members},
-                {key: kept[key].length for key in members},
-            )
-            chosen.append((kept[best], group, tuple(key for key in members if key != best)))
-            dropped += [
-                Dropped(f"duplicate of {best}", key, kept[key].row)
-                for key in members
-                if key != best
-            ]
+            if gone := asked.intersection(members):
+                reason, others = f"excluded with {min(gone)}", set(members) - gone
+            else:
+                best = representative(
+                    {key: kept[key].is_version for key in members},
+                    {key: kept[key].length for key in members},
+                )
+                reason, others = f"duplicate of {best}", set(members) - {best}
+                chosen.append((kept[best], group, tuple(sorted(others))))
+            dropped += [Dropped(reason, key, kept[key].row, group) for key in others]
+        prints.clear()
         chosen.sort(key=lambda choice: choice[0].order)
         dropped.sort(key=lambda drop: (drop.reason, drop.id))
 
@@ -113,12 +124,17 @@ def main(config: CleanConfig) -> Summary:
         with atomic_write(folder / "dropped.jsonl") as out:
             for drop in dropped:
                 row = json.loads(rows.get(drop.row)) | {"reason": drop.reason}
+                row["duplicate_group"] = drop.group or drop.id
+                if drop.reason.startswith("excluded"):
+                    row["text"] = ""  # a request to remove a text is no reason to keep it elsewhere
                 facts.dropped(row)
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     notes = [
         f"{exclude}: {excluded[key]!r} names no song here" for key in excluded.keys() - matched
     ]
+    if again:
+        notes.append(f"{len(again):,} raw rows had the id of another, such as {again[0]}")
     reports = corpus_report.write(folder, facts, config, notes)
     outputs = [folder / "data.json", folder / "dropped.jsonl", *reports]
     counts: dict[str, Any] = {"in": n_in, "out": len(chosen)}
@@ -148,6 +164,7 @@ class Dropped(NamedTuple):
     reason: str
     id: str
     row: Any  # as in Kept
+    group: str = ""
 
 
 class Cleaned(NamedTuple):
@@ -159,6 +176,7 @@ class Cleaned(NamedTuple):
     translations: list[Dropped]  # parts of songs
     changed: Counter[str]  # songs that each rule touched
     matched: set[str]  # entries of the exclude file that named one of them
+    asked: set[str]  # songs that were named by id or url, whose versions go with them
     prints: Fingerprints
 
 
@@ -170,36 +188,39 @@ def _clean(
     explicit: re.Pattern[str] | None,
 ) -> Cleaned:
     """Each song through the rules, and what they leave through the conditions."""
-    done = Cleaned(len(songs), [], [], [], Counter(), set(), Fingerprints.of({}))
+    done = Cleaned(len(songs), [], [], [], Counter(), set(), set(), Fingerprints.of({}))
     texts: dict[str, str] = {}
     for song in songs:
 
         def drop(reason: str, song: Song = song) -> None:
             done.dropped.append(Dropped(reason, song.id, _row(song, song.lyrics or "")))
 
+        about = About(_name(song.title) or "", _name(song.artist) or "")
         url = song.url or ""
-        named = {_folded(key) for key in (song.id, url, url.partition("#")[0], song.artist or "")}
-        if found := excluded & named:
+        itself = {_folded(key) for key in (song.id, url, url.partition("#")[0])}
+        if found := excluded & {*itself, _folded(about.artist)}:
             done.matched.update(found)
-            # a request to remove a text is no reason to keep it elsewhere
-            done.dropped.append(Dropped("excluded", song.id, _row(song, "")))
+            drop("excluded")
+            if found & itself:
+                done.asked.add(song.id)
+                texts[song.id] = clean_text(song.lyrics or "", about).text
             continue
         if kind := _no_song(song):
             drop(kind)
             continue
-        about = About(_name(song.title) or "", _name(song.artist) or "")
         text, performers, changed = clean_text(song.lyrics or "", about)
         done.changed.update(changed)
         if reason := notice(text):
             drop(reason)
             continue
         text, translation = split_translation(text)
-        text = repeats(text, config.repeats)
+        text = repeats(text, config.repeats, about)
         sung = sung_lines(text)
         if reason := _refusal(text, sung, config):
             drop(reason)
             continue
-        language = song.language or guess_language(sung)
+        said = re.split("[-_]", (song.language or "").strip().lower())[0]
+        language = said if re.fullmatch("[a-z]{2,3}", said) else guess_language(sung)
         if config.languages and language not in config.languages:
             drop(f"language {language or 'unknown'}")
             continue
@@ -350,11 +371,13 @@ class Rows:
         return row.decode()
 
 
-def _once(songs: Iterable[Song]) -> Iterator[Song]:
+def _once(songs: Iterable[Song], again: list[str]) -> Iterator[Song]:
     """A stale view of an artist who was renamed holds songs twice; equal ids stand together."""
-    last = ""
+    last = None
     for song in songs:
-        if song.id != last:
+        if song.id == last:
+            again.append(song.id)
+        else:
             yield song
         last = song.id
 
@@ -380,12 +403,19 @@ def _folded(entry: str) -> str:
     return re.sub(r"^https?://(www\.)?|/$", "", (_name(entry) or "").casefold())
 
 
-def _any_of(words: list[str]) -> re.Pattern[str] | None:
-    """A pattern of any of the words; `*` stands for any ending."""
+def _any_of(path: Path) -> re.Pattern[str]:
+    """A pattern of any word of a list; `*` at its end stands for any ending.
+
+    Raises:
+        ConfigError: the list is empty, or an entry is no word.
+    """
+    words = _lines(path)
+    if wrong := [w for w in words if "*" in w[:-1] or not any(map(str.isalpha, w))]:
+        raise ConfigError(f"{path}: {wrong[0]!r} is no word, and no beginning of one with a *")
     if not words:
-        return None
+        raise ConfigError(f"{path} holds no words", mend="one a line, * for any ending")
     each = (re.escape(word).replace(r"\*", r"\w*") for word in words)
-    return re.compile(rf"\b({'|'.join(each)})\b", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(each)})(?!\w)", re.IGNORECASE)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from backend.data.bins import Bins, Document, Writer, discard, kept_state, resto
 from backend.data.holdout import Parts, Place, Plan, Sided, bar, divided, planned
 from backend.data.texts import Corpus, files_at
 from backend.errors import DataError
-from backend.storage import Stage, Summary, atomic_write, sha256
+from backend.storage import Stage, Summary, alone, atomic_write, sha256
 
 VERSION = 1
 CHECKPOINT_S = 30.0  # seconds of work that a kill may cost
@@ -60,10 +60,16 @@ ROWS = {"hellaswag": "val.jsonl", "lambada": "test.jsonl"}  # no bins
 
 
 def main(config: CorporaConfig) -> Summary:
+    data_dir = Path(config.data_dir or f"data/{_name(config)}")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with alone(data_dir):
+        return _make(config, data_dir)
+
+
+def _make(config: CorporaConfig, data_dir: Path) -> Summary:
     corpus = _corpus(config)
     path = Path(config.path) if config.path else None
     files = files_at(path) if path and (config.corpus != "hf" or path.exists()) else []
-    data_dir = Path(config.data_dir or f"data/{_name(config)}")
     size = str(config.vocab_size) if config.tokenizer == "bpe" else ""
     folder = data_dir if config.corpus in ROWS else data_dir / f"{config.tokenizer}{size}"
     restore(folder)
@@ -72,8 +78,13 @@ def main(config: CorporaConfig) -> Summary:
     settings["vocab_size"] = size
     stage = Stage("corpora", VERSION, folder, settings=settings, inputs=files)
     if not config.force and (done := stage.unchanged()):
+        discard(folder)
         print(done.line())
         return done
+    if not config.force and (folder / "binarize.manifest.json").is_file():
+        raise DataError(
+            f"{folder} holds the bins of songs", mend="another --data_dir; --force replaces them"
+        )
 
     parts = _parts(config, corpus, files)
     if config.corpus in ROWS:
@@ -81,7 +92,7 @@ def main(config: CorporaConfig) -> Summary:
     stamps = {str(path.resolve()): stamp for path, stamp in stage.inputs.items()}
     fingerprint = json.dumps([VERSION, stage.settings, stamps])
     kept = None if config.force else kept_state(folder)
-    if kept and kept[0]["fingerprint"] == fingerprint:
+    if kept and (kept[0] or {}).get("fingerprint") == fingerprint:
         plan, tokenizer = Plan(**kept[0]["plan"]), kept[1]
     else:
         discard(folder)

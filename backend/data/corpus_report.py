@@ -80,6 +80,7 @@ class Facts:
         """Count a row of dropped.jsonl."""
         reason = row["reason"]
         kind = re.sub(r"^(duplicate|translation) of .*", r"\1 of another", reason)
+        kind = re.sub(r"^excluded with .*", "excluded", kind)
         if reason.startswith("translation of "):
             kind = "translation under a song, taken out of it"
         else:

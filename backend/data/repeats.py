@@ -5,22 +5,23 @@ from typing import Literal
 
 from backend.data.rules import PASSES, clean_text
 from backend.data.sections import LONGEST_LINE, Section, fits, opens_stanza, section, stanzas
+from backend.data.song import UNKNOWN, About
 
 MOST = 16  # times that one marker repeats
 LONGEST = 100_000  # characters that repeats may add up to; beyond, markers are no markers
 MARK = r"[(\[](?:[x×] ?\d{1,2}|\d{1,2} ?[x×])[)\]]|(?-i:x)\d{1,2}"  # not Malcolm X, not 2x4
 AT_END = re.compile(rf"(.*\S) ({MARK})", re.IGNORECASE)
 ALONE = re.compile(rf"{MARK}|\d{{1,2}}x", re.IGNORECASE)
-PLAYED = ("Solo", "Guitar Solo", "Break", "Breakdown", "Drop", "Interlude")  # without words
+PLAYED = ("Break", "Breakdown", "Drop", "Interlude")  # without words, as are solos
 
 
-def repeats(text: str, mode: Literal["keep", "expand", "once"]) -> str:
+def repeats(text: str, mode: Literal["keep", "expand", "once"], about: About = UNKNOWN) -> str:
     """A cleaned text whose [Repeat Chorus], [Chorus x2] and (x2) are written out or gone."""
     if mode == "keep":
         return text
     for _ in range(PASSES):
         after = _expanded(text) if mode == "expand" else _once(text)
-        if after == text or (after := clean_text(after).text) == text:
+        if after == text or (after := clean_text(after, about).text) == text:
             break
         text = after
     return text
@@ -62,7 +63,8 @@ def _expanded(text: str) -> str:
             if body:
                 write([], body, 1)
             return
-        wordless = head.names[0] in PLAYED or head.names[0].startswith("Instrumental")
+        name = head.names[0]
+        wordless = name in PLAYED or name.endswith("Solo") or name.startswith("Instrumental")
         if not body and not wordless:
             body = known.get((head.names, head.number), [])
         if not body:

@@ -6,6 +6,7 @@ nobody sings: where a pattern fits a sung line as well, it asks for a second sig
 song, a missing space, a name, the title) or leaves the line alone.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -63,7 +64,11 @@ def encoding(text: str, about: About = UNKNOWN) -> str:
         explain=False,
     )
     # ftfy is slow where it has nothing to do; it can only act on one of these three.
-    while ENTITY.search(text) or BROKEN.search(text) or (MISREAD.search(text) and is_bad(text)):
+    for _ in range(PASSES):
+        if not (
+            ENTITY.search(text) or BROKEN.search(text) or (MISREAD.search(text) and is_bad(text))
+        ):
+            break
         fixed = unicodedata.normalize("NFC", SURROGATE.sub("", fix_text(text, config)))
         if fixed == text:
             break
@@ -79,12 +84,17 @@ DIVISION = re.compile(rf"(?:</?div{ATTRIBUTES}\n?)+", re.IGNORECASE)
 TAG = re.compile(rf"</?(?:{INLINE}){ATTRIBUTES}", re.IGNORECASE)
 
 
+SCRIPT = re.compile(
+    r"<(script|style|iframe)\b[^<>]*>.{0,9999}?</\1>|<!--.{0,9999}?-->", re.IGNORECASE | re.DOTALL
+)
+
+
 def html(text: str, about: About = UNKNOWN) -> str:
     """Left-over tags of a known list; `<br>`, `<p>` and `<div>` end lines."""
     for _ in range(PASSES):  # a tag inside a tag
         if "<" not in text or ">" not in text:
             break
-        after = TAG.sub("", BREAK.sub("\n", text))
+        after = TAG.sub("", BREAK.sub("\n", SCRIPT.sub("", text)))
         after = DIVISION.sub("\n", PARAGRAPH.sub("\n\n", after))
         if after == text:
             break
@@ -94,7 +104,7 @@ def html(text: str, about: About = UNKNOWN) -> str:
 
 CHARACTERS: dict[str, str] = {
     **dict.fromkeys("\r\v\f\x85\u2028\u2029", "\n"),
-    **dict.fromkeys("’‘ʼ´`", "'"),
+    **dict.fromkeys("’‘‚‛ʼ´`‹›", "'"),
     **dict.fromkeys("“”„«»", '"'),
     **dict.fromkeys("\t\u00a0\u202f\u205f\u3000", " "),
     **dict.fromkeys(map(chr, range(0x2000, 0x200B)), " "),  # en, em, thin, hair, ... spaces
@@ -150,8 +160,10 @@ def _without_heading(text: str, heading: str) -> str | None:
     start = CONTRIBUTORS.match(text)
     if not start:
         end = len(heading)
-        found = heading and text[:end].casefold() == heading and text[end : end + 1] in "\n["
-        return text[end:] if found else None
+        if not heading or text[:end].casefold() != heading:
+            return None
+        after = re.match(r"\Z|[\n\[]|[^\W_a-z]", text[end:])  # "TITLE LyricsFirst line"
+        return text[end:] if after else None
     # Glued, the header is the first line; with a line each, it ends before any bracket.
     region = text[:4000]
     glued = region[start.end()] != "\n"
@@ -171,6 +183,7 @@ def _without_heading(text: str, heading: str) -> str | None:
 
 # Glued to a word or alone; after a space or an opening quote somebody sings it.
 LIKE = r"""(?:(?<![ \d])\d+)?(?<![ "'(\[-])You might also like(?=\n|\Z|[\[(]|[^\W_a-z])"""
+LIKE += r"|(?<=[^\W\d_A-Z])You might also like"
 TICKETS = r"See (?:(?!See )[^\n]){1,80}? Live\n?Get tickets as low as \$\d[\d,]*\n?"
 SIDEBAR = re.compile(rf"(?:{TICKETS}|{LIKE})+")
 
@@ -186,7 +199,7 @@ def genius_sidebar(text: str, about: About = UNKNOWN) -> str:
             at_start, at_end = text[-1:] in "\n", piece[:1] in "\n"
             if at_start and at_end:
                 piece = piece[1:]  # it had a line of its own
-            elif not at_start and not at_end:
+            elif not at_start and not at_end and piece[0] != " ":
                 piece = "\n" + piece
             text += piece
     return text
@@ -219,9 +232,10 @@ OPENING = (  # [Letra de "X"]: as Genius's languages say it, before or after the
     "|text (?:skladby|písně|piesne)|låttext till|sang(?:tekst)? til|sanat kappaleeseen|versuri"
     "|στίχοι|tekst|lời bài hát|lirik(?: lagu)?|كلمات(?: أغنية)?|מילים(?: לשיר)?"
 )
-CLOSING = "lyrics|laulusõnad|sanat|(?:şarkı )?sözleri|dalszöveg(?:e)?|歌詞|歌词|가사|lyrikai"
+CLOSING = "lyrics|laulusõnad|sanat|(?:şarkı )?sözleri|dalszöveg(?:e)?|lyrikai"
 TITLE_LINE = re.compile(
-    rf"\[(?:(?:{OPENING}) ?(?:\"|(?-i:[^\W\d_a-z]))[^\n]*|[^\n\[][^\n]* (?:{CLOSING}))\]",
+    rf"\[(?:(?:{OPENING}) ?(?:\"|(?-i:[^\W\d_a-z]))[^\n]*"
+    rf"|[^\n\[][^\n]*(?: (?:{CLOSING})|歌詞|歌词|가사))\]",
     re.IGNORECASE,
 )
 TYPED = re.compile(r"\"([^\"\n]+)\" by \S[^:\n]*(:?)")  # "Title" by Artist:
@@ -311,9 +325,8 @@ CREDIT = re.compile(
 # Without brackets: "by" in small letters (a line of Capitals Everywhere is sung).
 SUNG = r"(?!(?:The|A|An|My|Your|His|Her|Our|Their|This|That|All|God|Love|Me|You|Us)\b)"
 CREDIT_PLAIN = re.compile(
-    rf"(?:(?:{WHAT}) (?:(?-i:by)|by:) {SUNG}{NAME}|{PLACE[1:]}{SUNG})[^,;!?]*", re.IGNORECASE
+    rf"(?:(?:{WHAT})(?: (?:(?-i:by)|by:)|:) {SUNG}{NAME}|{PLACE[1:]}{SUNG})[^,;!?]*", re.IGNORECASE
 )
-FEW = 4  # lines at either end among which a credit without brackets is one
 
 
 def credits(text: str, about: About = UNKNOWN) -> str:
@@ -323,13 +336,14 @@ def credits(text: str, about: About = UNKNOWN) -> str:
     lines = text.split("\n")
     kept = [s for s in lines if s[:1] not in ("[", "(") or not fits(CREDIT, s)]
     for _ in range(2):  # from the top, then from the end
-        seen, i = 0, 0
-        while i < len(kept) and seen < FEW:
-            if fits(CREDIT_PLAIN, kept[i]):
-                del kept[i]
-                continue
-            seen += bool(kept[i]) and kept[i][0] != "["
-            i += 1
+        # Without brackets: two together, or a stanza of its own; one line alone may open a song.
+        while kept:
+            blank = next((i for i, line in enumerate(kept) if line), len(kept))
+            run = list(itertools.takewhile(lambda line: fits(CREDIT_PLAIN, line), kept[blank:]))
+            end = blank + len(run)
+            if not run or (len(run) == 1 and end < len(kept) and kept[end]):
+                break
+            del kept[:end]
         kept.reverse()
     return "\n".join(kept)
 

@@ -54,6 +54,10 @@ Interlude: interludio zwischenspiel интерлюдия інтерлюдія me
 Break:
 Breakdown: брейкдаун
 Drop: дроп
+Bass Solo: bassolo solodebajo
+Drum Solo: drumsolo schlagzeugsolo trumsolo
+Keyboard Solo: synthsolo
+Piano Solo: klaviersolo
 Solo: соло szóló soolo σόλο
 Guitar Solo: gitarrensolo gitarrsolo gitarsolo gitaarsolo kitarasoolo solodeguitarra solodeguitare
     assolodichitarra гитарноесоло sólonakytaru kytarovésólo gitárszóló sologitarowe
@@ -95,6 +99,11 @@ REPEAT = re.compile(
 )
 # What follows the colon is a name if it looks like one: not in [Outro: fade out].
 PERFORMER = re.compile(r"(?!Repeat|Twice|Thrice)[^\W\d_a-z]\S*(\s+\S+){0,7}(?<![?!,;:])$")
+ANYBODY = re.compile(  # but [Chorus: 4 times], [Chorus: fading]
+    r"(?!Repeat|Twice|Thrice|fad(?:e|ing)\b|\d+ times)[^\s?,;:](?:[^?;]{0,60}[^?,;:])?$",
+    re.IGNORECASE,
+)
+SUNG_BY = {"Verse", "Chorus", "Pre-Chorus", "Post-Chorus", "Refrain", "Hook", "Bridge"}
 BALANCED = re.compile(r"[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)?")
 AFTER = re.compile(rf"([^\[\]]+)\]\s*{TIMES.pattern}", re.IGNORECASE)
 # Without square brackets these are words like any other.
@@ -150,9 +159,12 @@ def _inside(text: str) -> Section | None:
     also = _head(tail)
     if also and len(found.names) == 1 and also._replace(names=found.names) == found:
         return found._replace(names=found.names + also.names)  # [Intro: Instrumental]
-    if "Spoken" in found.names or not PERFORMER.match(tail):
-        return None  # [Spoken: Let there be light] is what is spoken
-    return found._replace(performers=re.sub(r"[*_]", "", tail))
+    tail = re.sub(r"[*_]", "", tail)  # *Ann* and _Bo_ are keys of voices
+    # [Spoken: Let there be light] is what is spoken; [Verse 2: 2Pac], [Chorus: both] is who sings
+    who = ANYBODY if set(found.names) <= SUNG_BY or found.number is not None else PERFORMER
+    if "Spoken" in found.names or not who.match(tail):
+        return None
+    return found._replace(performers=tail)
 
 
 def _split_dash(text: str) -> tuple[str, str, str]:

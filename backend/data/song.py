@@ -51,11 +51,23 @@ class Song:
 
     @classmethod
     def from_json(cls, line: str) -> Self:
+        """The reverse.
+
+        Raises:
+            ValueError, TypeError: it is no song.
+        """
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError("not an object")
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in row.items() if k in known})
+        known = {k: v for k, v in row.items() if k in RAW_FIELDS and v is not None}
+        for key, value in known.items():
+            if key in NUMBERS:
+                known[key] = _whole(key, value)
+            elif not isinstance(value, str):
+                raise ValueError(f"{key} = {value!r} is no text")
+            elif key in ("id", "source", "url"):
+                value.encode()  # a lone surrogate is JSON, and no text: ValueError
+        return cls(**known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +90,24 @@ class CleanSong:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """From any object with a `text`; an id that is missing comes from the text itself."""
-        row["text"].encode()  # a lone surrogate is JSON, and no text: ValueError
+        """From any object with a `text`; an id that is missing comes from the text itself.
+
+        Raises:
+            ValueError: a field is of another kind.
+        """
         values = {k: v for k, v in row.items() if k in FIELDS and v is not None}
-        for key in ("performers", "versions"):
-            values[key] = tuple(map(str, values.get(key, ())))
+        for key, value in values.items():
+            if key in NUMBERS:
+                values[key] = _whole(key, value)
+            elif key in LISTS:
+                if not isinstance(value, list | tuple):
+                    raise ValueError(f"{key} = {value!r} is no list")
+                values[key] = tuple(map(str, value))
+            elif key != "explicit":
+                if isinstance(value, list | dict):
+                    raise ValueError(f"{key} = {value!r} is no text")
+                values[key] = str(value)
+                values[key].encode()  # a lone surrogate is JSON, and no text: ValueError
         values["id"] = values.get("id") or song_id("text", row["text"])
         values["duplicate_group"] = str(values.get("duplicate_group") or values["id"])
         return cls(**values)
@@ -106,7 +131,20 @@ class CleanSong:
         return {k: str(v) for k, v in known.items() if v not in (None, "")}
 
 
+RAW_FIELDS = frozenset(f.name for f in fields(Song))
 FIELDS = frozenset(f.name for f in fields(CleanSong))
+NUMBERS, LISTS = ("year", "track"), ("performers", "versions")
+
+
+def _whole(key: str, value: Any) -> int:
+    """A year as sources write it: 1999, 1999.0, "1999"."""
+    try:
+        number = int(value)
+        if isinstance(value, bool) or (isinstance(value, float) and number != value):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{key} = {value!r} is no number") from None
+    return number
 
 
 class About(NamedTuple):
@@ -178,7 +216,12 @@ def read_raw(data_dir: Path) -> Iterator[Song]:
 def _read_views(files: Iterable[Path]) -> list[Song]:
     songs = []
     for file in files:
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        try:
+            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file} is not UTF-8: {error}", mend="delete it, and crawl with --rebuild"
+            ) from None
         for number, line in enumerate(lines, 1):  # splitlines() would split at U+2028 too
             try:
                 songs.append(Song.from_json(line))
@@ -194,8 +237,15 @@ def _read_store(path: Path) -> Iterator[Song]:
     mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
     try:
-        for (line,) in db.execute("SELECT json FROM songs ORDER BY id"):
-            yield Song.from_json(line)
+        for key, line in db.execute("SELECT id, json FROM songs ORDER BY id"):
+            try:
+                song = Song.from_json(line)
+            except (ValueError, TypeError) as error:
+                raise DataError(
+                    f"{path}: row {key!r} is not a song: {error}",
+                    mend="crawl with --force, which reads the stored pages again",
+                ) from error
+            yield song
     except sqlite3.DatabaseError as error:
         raise DataError(
             f"{path} is not a readable store: {error}",
@@ -251,7 +301,11 @@ def read_songs(path: Path) -> Iterator[CleanSong]:
                     )
                 if row["text"].strip():
                     n += 1
-                    yield CleanSong.from_dict(row)
+                    try:
+                        song = CleanSong.from_dict(row)
+                    except ValueError as error:
+                        raise DataError(f"{path}: song {n}: {error}", mend=again) from error
+                    yield song
         except (ValueError, TypeError) as error:
             raise DataError(
                 f"{path} is not valid JSON: {error}",

@@ -6,6 +6,7 @@ pieces cut where no token of GPT-2 spans the cut.
 
 import codecs
 import collections
+import csv
 import io
 import itertools
 import json
@@ -203,12 +204,17 @@ def rows_of(path: Path, key: str | None = None) -> Iterator[Any]:
             with path.open(encoding="utf-8-sig") as file:
                 yield from json_rows(file)
         elif kind == ".csv":
-            import pandas
-
-            as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False}
-            with pandas.read_csv(path, chunksize=1000, encoding="utf-8-sig", **as_text) as tables:
-                for table in tables:
-                    yield from table.to_dict("records")
+            # pandas would take a column for names of rows where rows end in a comma
+            csv.field_size_limit(2**31 - 1)
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                table = csv.DictReader(file, strict=True)
+                if not table.fieldnames:
+                    raise ValueError("it has no header")
+                for row in table:
+                    at = f", line {table.line_num:,}"
+                    if any(row.pop(None, ())):
+                        raise ValueError("more fields than the header names")
+                    yield row
         elif kind == ".parquet":
             from pyarrow import parquet
 
@@ -225,7 +231,7 @@ def rows_of(path: Path, key: str | None = None) -> Iterator[Any]:
     except UnicodeDecodeError:
         collections.deque(_decoded(path), maxlen=0)  # says which byte
         raise
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError, csv.Error) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise DataError(

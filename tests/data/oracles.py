@@ -2,6 +2,8 @@
 
 from collections import Counter, defaultdict
 
+from backend.data.duplicates import normal_lines, of_phrases, phrases
+
 
 def closure(pairs, keys):
     """The connected parts of a graph, as duplicate_groups gives them."""
@@ -13,8 +15,19 @@ def closure(pairs, keys):
     return {min(whole): sorted(whole) for whole in part.values()}
 
 
-def by_index(sets, threshold):
-    """Groups of id -> set of lines; only pairs that share a line are compared."""
+def groups(texts, threshold):
+    """What duplicate_groups should find: versions by lines, or by phrases."""
+    views = [(normal_lines, threshold), (phrases, of_phrases(threshold))]
+    pairs = [
+        pair
+        for view, least in views
+        for pair in near({key: view(text) for key, text in texts.items()}, least)
+    ]
+    return closure(pairs, texts)
+
+
+def near(sets, threshold):
+    """Pairs of id -> set that overlap so much; only pairs that share a member are compared."""
     holders, pairs = defaultdict(list), []
     for key in sorted(sets):
         for other, n in Counter(k for line in sets[key] for k in holders[line]).items():
@@ -22,4 +35,4 @@ def by_index(sets, threshold):
                 pairs.append((key, other))
         for line in sets[key]:
             holders[line].append(key)
-    return closure(pairs, sets)
+    return pairs

@@ -17,11 +17,11 @@ import tiktoken
 
 from backend.config.schema import BinarizeConfig, CleanConfig
 from backend.data import binarize, bins, clean, tokenizers
-from backend.data.duplicates import normal_lines
 from backend.data.song import header, read_songs, split_header, training_header
-from backend.errors import DataError
+from backend.errors import DataError, UserError
+from backend.storage import alone
 from tests.conftest import ROOT
-from tests.data.oracles import by_index
+from tests.data.oracles import groups
 
 
 def main(folder, **settings):
@@ -395,6 +395,7 @@ def growing(draw):
     return first, draw.sample(later, len(later))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("split_by", ["song", "album", "artist"])
 def test_growth_never_holds_out_what_was_trained_on(tmp_path, rows, split_by):
     held_out = 0
@@ -610,9 +611,32 @@ def test_a_kill_between_the_two_renames_is_undone_by_the_next_run(corpus, monkey
         patch.setattr(Path, "rename", dies)
         with pytest.raises(KeyboardInterrupt):
             main(corpus, seed=2)
+        assert files(corpus) == before  # a Ctrl-C puts the old ones back
+        patch.setattr(bins, "restore", lambda folder: None)  # a kill gives no time for it
+        with pytest.raises(KeyboardInterrupt):
+            main(corpus, seed=2)
     assert not (corpus / "char").exists()
     assert main(corpus).skipped
     assert files(corpus) == before
+
+
+def test_two_programs_at_once_never_write_the_same_bins(corpus):
+    with alone(corpus), pytest.raises(UserError, match="another program is writing"):
+        main(corpus, seed=2)
+    assert not main(corpus, seed=2).skipped
+
+
+def test_bins_of_other_texts_are_replaced_only_by_force(corpus):
+    (corpus / "char" / "corpora.manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="of other texts"):
+        main(corpus, seed=2)
+    assert not main(corpus, seed=2, force=True).skipped
+
+
+def test_the_share_held_out_is_said_where_it_is_far_from_what_was_asked(tmp_path, rows, capsys):
+    songs = [{"text": f"la {i}", "id": str(i), "artist_name": f"Ann {i % 3}"} for i in range(60)]
+    main(rows(tmp_path, songs), split_by="artist")
+    assert "33% of the songs are held out, though 10% were asked for" in capsys.readouterr().out
 
 
 def test_bins_made_anew_leave_nothing_beside_them_of_the_old_songs(corpus):
@@ -828,6 +852,7 @@ def test_without_gpt2s_vocabulary_nothing_is_written_and_the_way_out_is_told(
 # --- another's tokenizer --------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["char", *BPES])
 def test_songs_can_be_written_in_the_ids_of_a_run(all_kinds, tmp_path, rows, kind):
     run = tmp_path / "out" / "demo.1"
@@ -1021,13 +1046,13 @@ def test_ids_of_characters_are_those_of_nanogpts_prepare(old_songs):
 
 def straddling(folder, threshold):
     """Groups of songs, by every pair, that lie on both sides."""
-    lines = {
-        f"{name} {i}": normal_lines(text)
+    songs = {
+        f"{name} {i}": text
         for name in ("train", "val")
         for i, text in enumerate(texts(folder, name))
     }
-    groups = by_index(lines, threshold).values()
-    return [group for group in groups if len({key.split()[0] for key in group}) == 2]
+    found = groups(songs, threshold).values()
+    return [group for group in found if len({key.split()[0] for key in group}) == 2]
 
 
 @pytest.mark.e2e

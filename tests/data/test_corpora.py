@@ -173,6 +173,7 @@ def test_line_ends_and_a_byte_order_mark_are_read_as_nanogpts_open_does(tmp_path
     assert "".join(read(bins, "train") + read(bins, "val")) == "one\ntwo\nthree\nfour é\n"
 
 
+@pytest.mark.e2e
 def test_gpt2_has_tiktokens_ids_document_by_document(tmp_path, gpt2, small):
     rows = [verse(i) for i in range(40)] + [f"the name {EOT} is text", "日本 \u2003 x ", "a" * 900]
     bins = make(tmp_path / "out", path=jsonl(tmp_path / "a.jsonl", rows), tokenizer="gpt2")
@@ -371,6 +372,7 @@ def test_openwebtext_of_the_hub_too_where_it_says_how_many_rows_there_are(
     assert "note" not in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_openwebtext_without_a_number_of_rows_is_held_out_by_a_hash_and_that_is_said(
     tmp_path, on_hub, capsys
 ):
@@ -562,6 +564,7 @@ def laid_out(folder, kind):
     return {"path": folder / "in", "corpus": "tinystories"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])
 @pytest.mark.parametrize("kind", ["one text", "texts", "rows", "shuffled", "hub", "own"])
 def test_a_killed_run_goes_on_and_its_files_are_those_of_one_that_was_not(
@@ -834,3 +837,25 @@ def test_rows_without_their_fields_are_refused_and_the_old_file_stays(tmp_path, 
         make(tmp_path / "out", corpus, jsonl(tmp_path / "a.jsonl", rows))
     assert there.read_text() == "old"
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_a_comma_at_the_end_of_every_row_shifts_no_column(tmp_path):
+    rows = "".join(f"This is text number {i},19{i},\n" for i in range(10, 40))
+    (tmp_path / "a.csv").write_text(f"text,year\n{rows}", encoding="utf-8")
+    found = [row["text"] for row in texts.rows_of(tmp_path / "a.csv")]
+    assert found == [f"This is text number {i}" for i in range(10, 40)]
+
+
+def test_bins_of_songs_are_replaced_only_by_force(tmp_path):
+    (tmp_path / "char").mkdir()
+    (tmp_path / "char" / "binarize.manifest.json").write_text("{}")
+    (tmp_path / "t.txt").write_text("the tide comes in " * 50)
+    config = CorporaConfig(corpus="text", path=str(tmp_path / "t.txt"), data_dir=str(tmp_path))
+    with pytest.raises(DataError, match="the bins of songs"):
+        corpora.main(config)
+    assert not corpora.main(replace(config, force=True)).skipped
+
+
+def test_a_csv_with_a_column_of_row_numbers_is_read(tmp_path):
+    (tmp_path / "a.csv").write_text(",text\n0,the tide\n1,the sea\n", encoding="utf-8")
+    assert [row["text"] for row in texts.rows_of(tmp_path / "a.csv")] == ["the tide", "the sea"]

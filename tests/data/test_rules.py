@@ -146,6 +146,7 @@ def adverse():
         yield (piece + "\n") * (200_000 // (len(piece) + 1))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("text", list(adverse()), ids=lambda text: ascii(text[:12] + text[-1]))
 def test_a_huge_text_ends(text):
     cleaned = clean_text(text).text
@@ -406,9 +407,21 @@ def test_credits_in_brackets_go_anywhere(line):
 )  # fmt: skip
 def test_credits_without_brackets_go_at_the_ends_only(line):
     song = "\n".join(f"line {i}" for i in range(9))
-    assert clean(f"{line}\n{song}") == clean(f"{song}\n{line}") == song
+    assert clean(f"{line}\n\n{song}") == clean(f"{song}\n\n{line}") == song
+    assert clean(f"{line}\nMusic: Bo Salt\n{song}") == clean(f"{song}\nMusic: Bo\n{line}") == song
     text = f"{song}\n{line}\n{song}"
     assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Written by Fire", "Written by Candlelight", "Lyrics by Heart", "Recorded in Heaven",
+     "Produced by Mother Nature", "Composed by Angels"],
+)  # fmt: skip
+def test_one_such_line_at_the_edge_of_a_stanza_is_sung(line):
+    song = "\n".join(f"Line {i}" for i in range(4))
+    for text in (f"{line}\n{song}", f"{song}\n{line}"):
+        assert clean(text) == text
 
 
 # --- sections -------------------------------------------------------------------------------------
@@ -463,6 +476,7 @@ def test_section_headers_are_normalised(line, header):
         "la la [Guitar Solo]", "[Drop]ped it", "un[Break]able", "[Spoken: Let there be light]",
         "[Chorus: twice]", "[Chorus: 4 times]", "[Outro: fade out]", "[Bridge: Why?]", "(Drop)",
         "[Chorus: And then we go", "[Verse 1: A] and [B]", "(oh oh)", "She said:",
+            "[Chorus: fading]",
         "[Repeat after me]",
     ],
 )  # fmt: skip
@@ -636,3 +650,40 @@ def test_masked_words_are_seen(text):
 @pytest.mark.parametrize("text", ["**bold** word", "* * *", "*sigh*", "la * la", "2*3", "la"])
 def test_other_stars_are_no_masked_words(text):
     assert not masked(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "name"),
+    [
+        ("[Verse 2: 2Pac]", "[Verse 2]", "2Pac"),
+        ("[Verse 1: 50 Pence & Ann]", "[Verse 1]", "50 Pence & Ann"),
+        ("[Verse 1: *Ann* & Bo]", "[Verse 1]", "Ann & Bo"),
+        ("[Chorus: both]", "[Chorus]", "both"),
+        ("[Chorus: will.of.wisp]", "[Chorus]", "will.of.wisp"),
+        ("[Hook: $alt Grey]", "[Hook]", "$alt Grey"),
+        ("[Chorus: Tide!]", "[Chorus]", "Tide!"),
+    ],
+)
+def test_whoever_sings_a_verse_or_a_chorus_leaves_the_header(line, header, name):
+    cleaned = clean_text(f"la la\n{line}\nlo lo")
+    assert (cleaned.text, cleaned.performers) == (f"la la\n\n{header}\nlo lo", (name,))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("All the gullsYou might also like are gone", "All the gulls are gone"),
+        ("the saltYou might also likesalt again", "the salt\nsalt again"),
+        ("[汐「波」歌詞]\nla la", "la la"),
+        ("Harbour of Salt LyricsThe pier was cold", "The pier was cold"),
+        ("<script>var a = 1;</script>la la<!-- an ad -->", "la la"),
+        ("la la\n[Drum Solo: Ann]\nla", "la la\n\n[Drum Solo]\nla"),
+        ("‹ja› ‚nein‘", "'ja' 'nein'"),
+    ],
+)
+def test_junk_that_a_stranger_found(text, expected):
+    assert clean(text) == expected
+
+
+def test_entities_in_entities_end():
+    assert clean_text("la\n&" + "amp;" * 5000 + "é").text

@@ -451,6 +451,7 @@ def test_ids_of_gpt2_are_those_of_tiktoken_for_any_text(gpt2, openai, text):
     assert gpt2.encode(text).tolist() == openai.encode_ordinary(text)
 
 
+@pytest.mark.e2e
 def test_ids_of_gpt2_are_those_of_tiktoken_for_a_whole_corpus(gpt2, openai):
     path = SHARED / "tinyshakespeare.txt"
     if not path.is_file():
