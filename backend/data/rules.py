@@ -34,6 +34,7 @@ class Cleaned(NamedTuple):
 
 # --- characters -----------------------------------------------------------------------------------
 
+NESTED = re.compile(r"&(?:amp;)+(?=amp;)")
 ENTITY = re.compile(r"&#?\w{1,24};")
 # U+0085 alone is a line end (rule characters); beside other C1 codes it is cp1252's ellipsis.
 BROKEN = re.compile(r"[\x1b\x80-\x84\x86-\x9f]")
@@ -52,6 +53,7 @@ def encoding(text: str, about: About = UNKNOWN) -> str:
     if SURROGATE.search(text):  # pairs become their character, halves go
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
     text = unicodedata.normalize("NFC", text)
+    text = NESTED.sub("&", text)  # ftfy would undo one level at a time
     # Off is what rule characters does its own way, and what harms other scripts and old prints.
     config = TextFixerConfig(
         unescape_html=True,

@@ -700,6 +700,7 @@ def meta(folder, kind="char"):
     return json.loads((folder / kind / "meta.json").read_text())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", BPES)
 def test_the_bins_of_a_bpe_decode_to_exactly_the_documents(all_kinds, kind):
     for name in ("train", "val"):

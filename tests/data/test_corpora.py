@@ -182,6 +182,7 @@ def test_gpt2_has_tiktokens_ids_document_by_document(tmp_path, gpt2, small):
     assert (stream(bins, "train") == 50256).sum() == len(documents(bins, "train")) + 1
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("tokenizer", ["gpt2", "bpe"])
 def test_a_large_text_has_the_ids_it_has_in_one_piece(tmp_path, gpt2, monkeypatch, tokenizer):
     text = "  \n\n\t ".join(verse(i, 1 + i % 5) for i in range(300)) + "word" * 200 + " \n end.  "

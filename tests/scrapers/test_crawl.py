@@ -529,6 +529,7 @@ def start_crawl(server, tmp_path):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["beasties", "makars"])
 def test_after_kill_9_nothing_is_lost_and_nothing_is_there_twice(tmp_path, site, run, name):
     children = []
@@ -547,6 +548,7 @@ def test_after_kill_9_nothing_is_lost_and_nothing_is_there_twice(tmp_path, site,
     assert asked == dict.fromkeys(WHOLE_SITE - {ALBUMS[name]}, 1)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_crawl_says_so_and_exits_as_promised(tmp_path, site, stop, code):
     children = []
