@@ -145,6 +145,7 @@ class Stage:
         self.inputs = {path: _stamp(path) for path in inputs}
         self.path = folder / f"{name}.manifest.json"
         self.started = time.monotonic()
+        self._digests: dict[Path, str] = {}
 
     def unchanged(self) -> Summary | None:
         """The summary of the earlier run, if doing it again would change nothing."""
@@ -179,10 +180,7 @@ class Stage:
             "stage_version": self.version,
             "settings": self.settings,
             # as they were at the start: an input edited meanwhile makes this result an old one
-            "inputs": {
-                self._name(p): [*stamp, sha256(p) if _stamp(p) == stamp else "changed meanwhile"]
-                for p, stamp in self.inputs.items()
-            },
+            "inputs": {self._name(p): [*stamp, self.sha256(p)] for p, stamp in self.inputs.items()},
             "outputs": {self._name(p): [*_stamp(p), known.get(p) or sha256(p)] for p in outputs},
             "counts": counts,
             "seconds": seconds,
@@ -191,6 +189,13 @@ class Stage:
         }
         write_json(self.path, manifest)
         return Summary(self.name, self.folder, counts, seconds, notes=notes)
+
+    def sha256(self, input_: Path) -> str:
+        """Of an input, as it was when the stage began; read once."""
+        if input_ not in self._digests:
+            same = _stamp(input_) == self.inputs[input_]
+            self._digests[input_] = sha256(input_) if same else "changed meanwhile"
+        return self._digests[input_]
 
     def _name(self, path: Path) -> str:
         """Relative to the folder, so that a moved corpus stays valid."""

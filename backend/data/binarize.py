@@ -20,7 +20,7 @@ from backend.data import tokenizers
 from backend.data.bins import Bins, Document, Writer, batched, discard, draw, restore
 from backend.data.song import CleanSong, header, read_songs, training_header
 from backend.errors import DataError
-from backend.storage import Stage, Summary, alone, sha256
+from backend.storage import Stage, Summary, alone
 
 VERSION = 2
 FEW = 20  # below this many songs a split by song leaves too little on one side
@@ -72,7 +72,7 @@ def _binarize(config: BinarizeConfig) -> Summary:
                 "split_by": split_by,
                 "val_fraction": config.val_fraction,
                 "seed": config.seed,
-                "source_sha256": sha256(source),
+                "source_sha256": stage.sha256(source),
             }
         )
     if writer.unseen:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -74,6 +75,8 @@ class Writer:
     def __post_init__(self) -> None:
         self.new = _new(self.folder)
         self.dtype = np.dtype(self.tokenizer.dtype).newbyteorder("<")
+        self._digests = {side: hashlib.sha256() for side in self.counts}
+        self._hashing = ThreadPoolExecutor(1)  # beside the encoding, which takes as long
         restore(self.folder)
         if not (self.resumable and self._take_up()):
             discard(self.folder)
@@ -144,10 +147,11 @@ class Writer:
         if self.tokenizer.kind == "char":
             with atomic_write(self.new / "meta.pkl", "wb") as file:
                 file.write(tokenizers.nanogpt_meta(self.tokenizer))
+        self._hashing.shutdown()
         splits = {}
         for side, counts in self.counts.items():
             files = sorted(path.name for path in self.new.glob(f"{side}*.bin"))
-            digest = _digest(self.new / name for name in files)
+            digest = self._digests[side].hexdigest()
             splits[side] = {"files": files, **asdict(counts), "sha256": digest}
         write_json(
             self.new / "meta.json",
@@ -194,7 +198,8 @@ class Writer:
             shard, within = divmod(counts.tokens, self.shard_tokens)
             part, ids = np.split(ids, [self.shard_tokens - within])
             with (self.new / f"{side}-{shard:05d}.bin").open("ab") as file:
-                file.write(part.tobytes())
+                file.write(part.data)
+            self._hashing.submit(self._digests[side].update, part.data)
             counts.tokens += len(part)
 
     def _put_tokenizer(self) -> None:
@@ -221,11 +226,16 @@ class Writer:
                     _cut(path, tokens * self.dtype.itemsize)
                 for path in set(self._shards(side)) - set(left):
                     path.unlink()
+                for path in left:
+                    with path.open("rb") as file:
+                        while piece := file.read(2**20):
+                            self._digests[side].update(piece)
                 if (index := self.new / f"{side}.idx").exists() or counts.songs:
                     _cut(index, counts.songs * 16)
             self.unseen, self.state = set(facts["unseen"]), facts["state"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.counts = {"train": Counts(), "val": Counts()}
+            self._digests = {side: hashlib.sha256() for side in self.counts}
             return False
         for half in self.new.glob(".tmp-*"):
             half.unlink()
@@ -294,16 +304,6 @@ def batched(documents: Iterable[Document], characters: int = BATCH) -> Iterator[
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _digest(paths: Iterable[Path]) -> str:
-    """sha256 of files as one stream."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from backend.data.bins import Bins, Document, Writer, discard, kept_state, resto
 from backend.data.holdout import Parts, Place, Plan, Sided, bar, divided, planned
 from backend.data.texts import Corpus, files_at
 from backend.errors import DataError
-from backend.storage import Stage, Summary, alone, atomic_write, sha256
+from backend.storage import Stage, Summary, alone, atomic_write
 
 VERSION = 1
 CHECKPOINT_S = 30.0  # seconds of work that a kill may cost
@@ -120,7 +120,7 @@ def _make(config: CorporaConfig, data_dir: Path) -> Summary:
             "split_by": plan.split_by,
             "val_fraction": None if plan.split_by == "own" else plan.val_fraction,
             "seed": corpus.seed,
-            "source_sha256": sha256(files[0]) if len(files) == 1 else None,
+            "source_sha256": stage.sha256(files[0]) if len(files) == 1 else None,
         }
     )
     notes, last = list(plan.notes), list(parts.values())[-1]

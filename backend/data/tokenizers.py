@@ -71,6 +71,10 @@ class CharTokenizer:
         self.dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
         self._table: Ids = np.full(0x110000, self.unknown, dtype=self.dtype)  # code point -> id
         self._table[[ord(c) for c in self.characters]] = np.arange(self.eot)
+        # the same for plain text, twice as fast, where its ids fit a byte
+        self._plain = (
+            self._table[:256].astype(np.uint8).tobytes() if self.vocab_size <= 256 else b""
+        )
 
     @classmethod
     def train(cls, texts: Iterable[str]) -> Self:
@@ -86,6 +90,9 @@ class CharTokenizer:
         return cls(list(map(chr, np.flatnonzero(seen).tolist())))
 
     def encode(self, text: str) -> Ids:
+        if self._plain and text.isascii():
+            translated = text.encode().translate(self._plain)
+            return np.frombuffer(translated, np.uint8).astype(self.dtype)
         ids: Ids = self._table[code_points(text)]
         return ids
 
@@ -203,25 +210,21 @@ class ByteBPE:
         Raises:
             DataError: they are not there and cannot be had.
         """
-        from tiktoken_ext.openai_public import r50k_base
+        from tiktoken.load import read_file_cached
         from tokenizers import Tokenizer as Whole
         from tokenizers import models
 
         try:
-            ranks: dict[bytes, int] = r50k_base()["mergeable_ranks"]
+            lines = read_file_cached(*MERGES).decode().splitlines()
         except (OSError, ValueError):  # requests' errors are OSErrors
             raise DataError(
                 "GPT-2's vocabulary is not on this computer and cannot be downloaded",
                 mend="connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder that has "
                 "tiktoken's files; --tokenizer=char and bpe need no download",
             ) from None
-        vocabulary = {_printable(token): rank for token, rank in ranks.items()}
-        merges = [
-            (_printable(a), _printable(b))
-            for token in sorted(ranks, key=ranks.__getitem__)
-            if len(token) > 1
-            for a, b in [_halves(token, ranks)]
-        ]
+        merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines[1:] if line)]
+        tokens = [*(_GLYPHS[b] for b in (*_SHOWN, *_HIDDEN)), *(a + b for a, b in merges)]
+        vocabulary = {token: i for i, token in enumerate(tokens)}
         whole = _byte_level(Whole(models.BPE(vocab=vocabulary, merges=merges)))
         whole.add_special_tokens([END_OF_TEXT])
         return cls(whole)
@@ -311,6 +314,11 @@ class ByteBPE:
 
 
 GPT2_SIZE = 50_257
+# GPT-2's merges as tiktoken fetches and keeps them: address and sha256, of its openai_public.py.
+MERGES = (
+    "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
+    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+)
 PART = 2**15  # characters that a thread takes at a time
 # Words as GPT-2 cuts them before merging (Radford et al. 2019, encoder.py).
 SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -337,21 +345,6 @@ def _byte_level(whole: Any) -> Any:
 _SHOWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes with a glyph
 _HIDDEN = [b for b in range(256) if b not in _SHOWN]
 _GLYPHS = {b: chr(b) for b in _SHOWN} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
-
-
-def _printable(token: bytes) -> str:
-    """Bytes as GPT-2's files write them: a character for every byte, none of them white space."""
-    return "".join(_GLYPHS[b] for b in token)
-
-
-def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens that merge into this one: what all earlier merges leave of it."""
-    parts = [bytes([b]) for b in token]
-    while len(parts) > 2:
-        pairs = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
-        i = pairs.index(min(pairs))
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
 
 
 def make(kind: str, texts: Iterator[str], vocab_size: int) -> Tokenizer:
