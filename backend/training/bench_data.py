@@ -24,7 +24,7 @@ from backend.training.measure import measure, python
 SIZES = (10_000, 30_000, 120_000, 300_000)  # songs
 NEAR = 0.1  # share of copies that are versions of another song
 ROUNDS = 3
-SMALL, LARGE = 20_000_000, 1_000_000_000  # bytes of text
+SMALL, MIDDLE, LARGE = 20_000_000, 100_000_000, 1_000_000_000  # bytes of text
 
 # What nanoGPT's prepare scripts do, in our own words; prints seconds, writes the ids.
 NAIVE = {
@@ -72,29 +72,28 @@ def clean(config: BenchConfig) -> str:
 
 def bins(config: BenchConfig) -> str:
     """Text to ids: rate and memory beside the naive way, in turn; the ids are compared."""
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        small, large = (_text(config, folder / f"{n}.txt", n) for n in (SMALL, LARGE))
-        for kind, most in (("char", LARGE), ("gpt2", SMALL)):
+    rows, base = [], 1.0
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        texts = {n: _text(config, folder / f"{n}.txt", n) for n in (SMALL, MIDDLE, LARGE)}
+        for kind, first, more in (("char", SMALL, [LARGE]), ("gpt2", MIDDLE, [])):
             theirs, ours = [], []
             for _ in range(ROUNDS):
-                command = [sys.executable, "-c", NAIVE[kind], str(small), str(folder / "naive")]
-                naive = measure(command)
+                command = [sys.executable, "-c", NAIVE[kind], str(texts[first])]
+                naive = measure([*command, str(folder / "naive")])
                 theirs.append((float(naive.output.split()[-1]), naive.peak_mb or 0))
-                ours.append(_ours(folder, small, kind))
+                ours.append(_ours(folder, texts[first], kind))
             _same(folder, kind)
-            seconds, memory = map(statistics.median, zip(*theirs, strict=True))
-            rate = SMALL / seconds / 1e6
-            rows.append([kind, "the naive way", "20 MB", f"{rate:.1f}", "1.0", f"{memory:,.0f}"])
-            sizes: dict[int, Sequence[tuple[float, float]]] = {SMALL: ours}
-            if most == LARGE:
-                sizes[LARGE] = [_ours(folder, large, kind)]
-            for size, got in sizes.items():
-                seconds, memory = map(statistics.median, zip(*got, strict=True))
-                mine = size / seconds / 1e6
+            got = [("the naive way", first, theirs), ("ours", first, ours)]
+            for size in more:
+                again = [_ours(folder, texts[size], kind) for _ in range(ROUNDS)]
+                got.append(("ours", size, again))
+            for name, size, runs in got:
+                seconds, memory = map(statistics.median, zip(*runs, strict=True))
+                rate = size / seconds / 1e6
+                base = rate if name != "ours" else base
                 rows.append(
-                    [kind, "ours", f"{size // 10**6:,} MB", f"{mine:.1f}", f"{mine / rate:.1f}",
+                    [kind, name, f"{size // 10**6:,} MB", f"{rate:.1f}", f"{rate / base:.1f}",
                      f"{memory:,.0f}"]
                 )  # fmt: skip
     head = ["tokens", "", "text", "MB/s", "against the naive way", "peak memory (MB)"]
