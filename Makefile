@@ -4,16 +4,21 @@
 #   make lyrics ARGS='--source=files --path=my_lyrics'
 #   make environment PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #                                       Linux without an NVIDIA GPU: PyTorch's CPU build, 2 GB less
+#   make ddp-train NGPUS=8 CONFIG=config/train_gpt2.py ARGS='--compile=False'
+#                                       training on several GPUs of one machine
+#   make gpu-status                     NVIDIA's GPUs: memory, load, who uses them
 
 PYTHON   ?= python3
 VENV     ?= .venv
 PIP_ARGS ?=
 ARGS     ?=
+NGPUS    ?= 8
+CONFIG   ?= config/train_gpt2.py
 
 RUN   = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: environment lyrics test-fast test check bench
+.PHONY: environment lyrics ddp-train gpu-status test-fast test check bench
 
 environment: $(READY)
 
@@ -27,6 +32,14 @@ $(READY): requirements.lock pyproject.toml
 
 lyrics: $(READY)
 	$(RUN) -m flows.lyrics_pipeline $(ARGS)
+
+# One process a GPU; --parallel=fsdp in ARGS shards the model. Several machines: README.
+ddp-train: $(READY)
+	$(RUN) -m torch.distributed.run --standalone --nproc_per_node=$(NGPUS) -m backend.training.train $(CONFIG) $(ARGS)
+
+gpu-status:
+	@command -v nvidia-smi >/dev/null || { echo "no nvidia-smi: no NVIDIA GPU here, or no driver for it"; exit 1; }
+	nvidia-smi
 
 # Under a minute: no Prefect server, no whole programs.
 test-fast: $(READY)

@@ -73,7 +73,8 @@ def alone(folder: Path) -> Iterator[None]:
                     f"another program is writing in {folder}", mend="wait until it is done"
                 ) from None
         for half in folder.glob(".tmp-*"):
-            half.unlink()
+            if half.is_file():  # a folder of that name is a checkpoint's to clean
+                half.unlink()
         yield
     finally:
         os.close(handle)  # and with it the lock

@@ -338,27 +338,50 @@ class DataConfig(Settings):
     gradient_accumulation_steps: int | None = None
     """Micro-batches per step over all devices (nanoGPT's key). None: what tokens_per_step needs; a
     number that disagrees with it is refused with the multiplication."""
+    batch_warmup_iters: int = 0
+    """Steps over which the batch grows to its full size, from an eighth of it, in powers of two:
+    early gradients agree with each other, so small batches do. 0: full from the start."""
+    batches: Literal["random", "songs"] = "random"
+    """random: windows at any place of the stream, as nanoGPT draws them. songs: rows begin where a
+    song begins, every token is read once an epoch, long songs go on in further windows, short ones
+    share a row."""
+    document_mask: bool = False
+    """A token sees only tokens of its own song, not of the songs before it in its row."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(
             self, 1, "tokens_per_step", "batch_size", "gradient_accumulation_steps"
         )
+        yield from _at_least(self, 0, "batch_warmup_iters")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Settings):
-    """Optimizer: AdamW with warm-up and cosine decay"""
+    """Optimizer: AdamW or Muon, warm-up and decay"""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the blocks' matrices take orthogonal steps (Jordan et al. 2024), everything else
+    AdamW's; it needs fewer steps, and AdamW remains the choice for finetuning what AdamW made."""
     learning_rate: float = 6e-4
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon's matrices; it follows the same schedule."""
+    muon_momentum: float = 0.95
+    """Muon's decay of earlier gradients."""
     min_lr: float = 6e-5
-    """Learning rate at lr_decay_iters and after; about a tenth of learning_rate."""
+    """Learning rate at lr_decay_iters and after; about a tenth of learning_rate, or 0 with linear
+    and wsd. muon_lr falls to the same share of itself."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """What follows the warm-up. cosine and linear fall to min_lr; wsd stays up and falls, linearly,
+    only in the cooldown; constant never falls."""
+    cooldown: float = 0.2
+    """Share of the run that wsd falls in."""
     max_iters: int = 600_000
     """Optimizer steps in all."""
     warmup_iters: int = 2000
     """Steps of linear warm-up; must be shorter than the run."""
     decay_lr: bool = True
-    """Cosine decay after the warm-up; False keeps learning_rate."""
+    """nanoGPT's key: False is schedule=constant."""
     lr_decay_iters: int | None = None
     """Step where the decay ends; None is max_iters."""
     weight_decay: float = 0.1
@@ -387,9 +410,12 @@ class OptimConfig(Settings):
             "grad_clip",
             "lora_rank",
             "lora_alpha",
+            "muon_lr",
         )
         yield from _at_least(self, 1, "lr_decay_iters")
-        if self.decay_lr:
+        if not 0 < self.cooldown <= 1:
+            yield f"cooldown = {self.cooldown} must be above 0 and at most 1"
+        if self.decay_lr and self.schedule != "constant":
             end = "max_iters" if self.lr_decay_iters is None else "lr_decay_iters"
             if 0 < getattr(self, end) <= self.warmup_iters:
                 yield (
@@ -398,7 +424,7 @@ class OptimConfig(Settings):
                 )
             if self.min_lr > self.learning_rate:
                 yield f"min_lr = {self.min_lr} is above learning_rate = {self.learning_rate}"
-        for key in ("beta1", "beta2"):
+        for key in ("beta1", "beta2", "muon_momentum"):
             if not 0 <= getattr(self, key) < 1:
                 yield f"{key} = {getattr(self, key)} must be at least 0 and below 1"
 
@@ -412,16 +438,23 @@ class SystemConfig(Settings):
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda, then mps, then cpu, and says why."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the matrix products. auto: bfloat16 where the GPU has it, else float16 with a
-    gradient scaler; float32 on CPU and MPS."""
+    """Precision of the matrix products; weights stay float32. auto: bfloat16 where the device has
+    it in hardware, GPU or CPU; else float16 with a gradient scaler on CUDA, float32 elsewhere."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile. auto: on CUDA only; on a CPU a short run ends before it pays."""
     memory_gb: float | None = None
     """Memory of one device for batch_size=auto. None: what a CUDA device has; elsewhere 2."""
-    backend: str = "nccl"
-    """torch.distributed's backend where several processes train; one process needs none."""
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    """How the processes that torchrun starts share the work. ddp: each holds the whole model. fsdp:
+    each holds a part of weights, gradients and optimizer, for models that fit no single device.
+    auto: ddp where there are several processes."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each block and compute the rest again in the backward pass: a third
+    slower, a fraction of the memory."""
+    backend: str = "auto"
+    """torch.distributed's backend where several processes train. auto: nccl on CUDA, else gloo."""
     threads: int | None = None
-    """CPU threads; None leaves PyTorch's choice."""
+    """CPU threads of a process; None leaves PyTorch's choice, shared among torchrun's processes."""
     seed: int = 1337
     """Seed of initial weights, dropout and batches."""
 
@@ -464,8 +497,18 @@ class RunConfig(Settings):
     """Save at every evaluation; False: only when validation improved, and at the end."""
     sample_chars: int = 200
     """Tokens of sample text printed at each evaluation and kept in samples/; 0 for none."""
-    log_to: tuple[Literal["wandb"], ...] = ()
-    """Trackers beside metrics.jsonl; wandb is an extra and never prompts."""
+    patience: int = 0
+    """Stop early after so many evaluations without a new best; 0 never does."""
+    dry_run: bool = False
+    """Say what the run would be: settings, memory, time on this machine, one batch decoded; write
+    nothing."""
+    overfit_one_batch: bool = False
+    """Train on the first batch again and again: a sound setup brings its loss near zero."""
+    health: bool = False
+    """Keep gradient norms, update-to-weight ratios and clippings per group of layers in
+    health.jsonl, at every line."""
+    log_to: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    """Trackers beside metrics.jsonl; both are extras, and neither ever prompts."""
     wandb_log: bool = False
     """nanoGPT's spelling of log_to=wandb."""
     wandb_project: str = "lyrics-pipeline"
@@ -475,7 +518,7 @@ class RunConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "eval_interval", "log_interval")
-        yield from _at_least(self, 0, "eval_iters", "sample_chars")
+        yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience")
 
 
 Preset = Literal[
@@ -528,6 +571,8 @@ class TrainConfig(RunConfig, SystemConfig, OptimConfig, DataConfig, ModelConfig)
                 "say how much one step reads: tokens_per_step=N, or batch_size and "
                 "gradient_accumulation_steps as in nanoGPT"
             )
+        if self.parallel == "fsdp" and self.lora_rank:
+            yield "parallel = fsdp does not go with lora_rank: adapters are small; use ddp"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from backend.data import tokenizers
 from backend.data.song import HEADER
 from backend.data.tokenizers import Ids, Tokenizer
-from backend.errors import DataError
+from backend.errors import DataError, first_line
 from backend.storage import atomic_write, sha256, write_json
 
 FORMAT = 1
@@ -309,10 +310,31 @@ def batched(documents: Iterable[Document], characters: int = BATCH) -> Iterator[
 # --- reading --------------------------------------------------------------------------------------
 
 
+class Unmapped:
+    """Ids of a file that cannot be mapped into memory, each slice read when it is asked for."""
+
+    def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
+        size = path.stat().st_size
+        if size == 0 or size % kind.itemsize:
+            raise ValueError(f"{path.name} has {size} bytes, which are no whole ids")
+        self.path, self.kind, self.n = path, kind, size // kind.itemsize
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, wanted: slice) -> npt.NDArray[np.unsignedinteger]:
+        start, stop, step = wanted.indices(len(self))
+        if step != 1:
+            raise ValueError("a file is read forwards, every token")
+        # opened each time: two threads that share a file would move each other's place in it
+        count, offset = max(stop - start, 0), start * self.kind.itemsize
+        return np.fromfile(self.path, dtype=self.kind, count=count, offset=offset)
+
+
 class Shards:
     """Arrays read as one, by slices; none is ever whole in memory."""
 
-    def __init__(self, arrays: Sequence[npt.NDArray[np.unsignedinteger]]) -> None:
+    def __init__(self, arrays: Sequence[npt.NDArray[np.unsignedinteger] | Unmapped]) -> None:
         self.arrays = arrays
         self.starts = list(itertools.accumulate(map(len, arrays), initial=0))
 
@@ -337,7 +359,7 @@ class Shards:
 class Split:
     """One split: the stream of ids and where its documents lie."""
 
-    tokens: npt.NDArray[np.unsignedinteger] | Shards  # (n_tokens,) memory-mapped
+    tokens: npt.NDArray[np.unsignedinteger] | Unmapped | Shards  # (n_tokens,) read by slices
     index: npt.NDArray[np.uint64]  # (n_songs, 2): document start, first token of its text
     songs: int
     chars: int
@@ -406,6 +428,10 @@ class Bins:
         names = (*files, "train.idx", "val.idx", "tokenizer.json", "meta.json")
         return cls(folder, tokenizer, splits["train"], splits["val"], split_by, digest, names)
 
+    def damaged(self, what: str, why: str) -> DataError:
+        """What to raise where they turn out to be damaged as they are read."""
+        return DataError(what, why=why, mend=f"{_command(self.folder)} --force")
+
     def summary(self) -> dict[str, Any]:
         """What a checkpoint says of its data: counts, never text."""
         counts = {
@@ -454,6 +480,27 @@ def _split(folder: Path, name: str, meta: dict[str, Any]) -> Split:
     index = np.fromfile(folder / f"{name}.idx", dtype="<u8").reshape(-1, 2)
     if len(index) != facts["songs"]:
         raise ValueError(f"{name}.idx has {len(index)} songs, meta.json says {facts['songs']}")
-    arrays = [np.memmap(path, dtype=kind, mode="r") for path in paths]
+    arrays = [_mapped(path, kind) for path in paths]
     tokens = arrays[0] if len(arrays) == 1 else Shards(arrays)
     return Split(tokens, index, facts["songs"], facts["chars"])
+
+
+def _mapped(path: Path, kind: np.dtype[Any]) -> npt.NDArray[Any] | Unmapped:
+    """A file of ids: mapped into memory, but on disks that refuse that (some network disks)."""
+    try:
+        return np.memmap(path, dtype=kind, mode="r")
+    except (OSError, ValueError) as error:
+        plain = Unmapped(path, kind)
+        plain[:1]  # where the file cannot be read either, this says so
+        _say_unmapped(path.parent, first_line(error))
+        return plain
+
+
+@cache
+def _say_unmapped(folder: Path, reason: str) -> None:
+    """Once for all shards of a folder."""
+    print(
+        f"note: {folder} cannot be mapped into memory ({reason}); its bins are read plainly, which "
+        "is slower",
+        flush=True,
+    )

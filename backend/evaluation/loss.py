@@ -50,10 +50,13 @@ class SplitLoss:
         return self.nats / math.log(2) / self.chars
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: FSDP would keep buffers made in it, and train on them
 def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 16) -> SplitLoss:
-    """Score every song of a split.
+    """Score every song of a split. Of several processes each scores a share, and must call it; all
+    get the whole result.
 
+    Args:
+        model: the GPT itself, which DDP holds inside and FSDP changed in place.
     Raises:
         DataError: the split holds no song.
     """
@@ -66,17 +69,19 @@ def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 
     model.eval()
     nats, tokens = 0.0, 0
     windows = sorted(_windows(split, model.config.block_size), key=lambda w: len(w[0]))
-    i = 0
-    while i < len(windows):
-        n = batch_size
-        while n > 1 and n * len(windows[min(i + n, len(windows)) - 1][0]) * model.vocab_size > ROOM:
-            n //= 2
-        batch, i = windows[i : i + n], i + n
+    batches = list(_batches(windows, batch_size, model.vocab_size))
+    # dealt out in turn: neighbours are about as long. Under FSDP a forward is a collective, so who
+    # has none left goes through the last one again and scores nothing
+    for first in range(0, len(batches), runtime.world_size):
+        mine = first + runtime.rank
+        batch = batches[min(mine, len(batches) - 1)]
         longest = max(len(x) for x, _ in batch)
         x = np.zeros((len(batch), longest), dtype=np.int64)
         y = np.full((len(batch), longest), IGNORE, dtype=np.int64)
         for row, (ids, targets) in enumerate(batch):
             x[row, : len(ids)], y[row, : len(targets)] = ids, targets
+        if mine >= len(batches):
+            y.fill(IGNORE)
         with runtime.autocast():
             logits, _ = model(torch.from_numpy(x).to(runtime.device))  # (B, T, V)
         scored = torch.from_numpy(y).to(runtime.device)  # (B, T)
@@ -86,11 +91,26 @@ def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 
         nats += each.cpu().double().sum().item()  # an Apple GPU has no float64
         tokens += int((scored != IGNORE).sum())
     model.train(was_training)
-    return SplitLoss(nats, tokens, split.chars)
+    sums = runtime.sum(torch.tensor([nats, tokens], dtype=torch.float64))
+    return SplitLoss(sums[0].item(), int(sums[1]), split.chars)
 
 
-def _windows(split: Split, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids, targets) of every window, each at most block_size long."""
+Window = tuple[np.ndarray, np.ndarray]  # (ids, targets), each (T,)
+
+
+def _batches(windows: list[Window], batch_size: int, vocab_size: int) -> Iterator[list[Window]]:
+    """At most batch_size windows, fewer where their logits would not fit the room."""
+    i = 0
+    while i < len(windows):
+        n = batch_size
+        while n > 1 and n * len(windows[min(i + n, len(windows)) - 1][0]) * vocab_size > ROOM:
+            n //= 2
+        yield windows[i : i + n]
+        i += n
+
+
+def _windows(split: Split, block_size: int) -> Iterator[Window]:
+    """Every window, at most block_size long."""
     starts = split.index[:, 0].astype(np.int64)
     ends = np.append(starts[1:], len(split.tokens) - 1)  # position of the closing end-of-text
     stride = max(1, block_size // 2)

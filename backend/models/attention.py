@@ -6,6 +6,10 @@ A kind (`attn_type`, `attn_scale`: config/kinds.py) is what the weights are; `by
 definition and works for all of them. Where the weights are a softmax, PyTorch's fused kernel (SDPA)
 computes the same and is taken where it is the faster one.
 
+Where several songs share a row, `documents` (B, S) may say which token is of which song: a token
+then sees its own song only. It stays at its place in the row: positions are not counted anew, and
+scale T divides by the length of the row.
+
 Letters: B batch, T new tokens (queries), S all visible tokens (cached and new), C channels, nh
 heads, hs head size.
 """
@@ -72,7 +76,13 @@ class CausalSelfAttention(nn.Module):
         softmax = kind in (("SM", "none"), ("GK", "norm"))
         self.attend: Softmax | Kernel = Softmax(config) if softmax else Kernel(config)
 
-    def forward(self, x: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        cache: KVCache | None = None,
+        documents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x (B, T, C), documents (B, T): each token sees only those of its own -> (B, T, C)"""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
@@ -80,7 +90,8 @@ class CausalSelfAttention(nn.Module):
         q, k = (self.position.rotate(self.norm(a), past) for a in (q, k))
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, nh, S, hs)
-        y = self.attend(q, k, v, self.position, self.p if self.training else 0.0)  # (B, nh, T, hs)
+        p = self.p if self.training else 0.0
+        y = self.attend(q, k, v, self.position, p, documents)  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         out: torch.Tensor = self.resid_dropout(self.c_proj(y))
         return out  # (B, T, C)
@@ -165,9 +176,15 @@ class Softmax(nn.Module):
         self.extend = _carry_norms if config.attn_type == "GK" else _as_they_are
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: Learned, dropout: float
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        position: Learned,
+        dropout: float,
+        documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)"""
+        """q (B, nh, T, hs), k and v (B, nh, S, hs), documents (B, S) -> (B, nh, T, hs)"""
         width = v.size(3)
         q, k, v = self.extend(q, k, v)
         T, S = q.size(2), k.size(2)
@@ -175,26 +192,33 @@ class Softmax(nn.Module):
         # rounded to bf16, which the keys' norms are too large for
         on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
         if on_cpu and torch.is_grad_enabled() and self.extend is _as_they_are:
-            return by_blocks(q, k, v, self.weights, position, dropout)
+            return by_blocks(q, k, v, self.weights, position, dropout, documents)
         bias = position.bias(S - T, S, q.device)
-        if bias is None and T in (1, S):  # one new token sees everything
+        if bias is None and documents is None and T in (1, S):  # one new token sees everything
             y = F.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=T > 1, scale=self.scale
             )
             return y[..., :width]
         # is_causal would align the mask to the first key, and here the last query sees the last key
-        mask = _mask(S - T, S, q)  # (T, S)
-        mask = mask if bias is None else mask + bias.to(q.dtype)  # (nh, T, S)
+        mask = _mask(S - T, S, q, documents)  # (T, S) or (B, 1, T, S)
+        mask = mask if bias is None else mask + bias.to(q.dtype)  # (nh, T, S) or (B, nh, T, S)
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale
         )
         return y[..., :width]
 
     def weights(
-        self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, length: int
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        bias: torch.Tensor | None,
+        length: int,
+        documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys."""
-        scores = (q * self.scale) @ k.transpose(2, 3) + _mask(k.size(2) - q.size(2), k.size(2), q)
+        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, or those of its
+        document: documents (B, S)."""
+        T, S = q.size(2), k.size(2)
+        scores = (q * self.scale) @ k.transpose(2, 3) + _mask(S - T, S, q, documents)
         scores = scores if bias is None else scores + bias.to(q.dtype)
         weights: torch.Tensor = scores.softmax(dim=-1)
         return weights
@@ -218,16 +242,27 @@ class Kernel(nn.Module):
         self.register_buffer("outside", torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: Learned, dropout: float
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        position: Learned,
+        dropout: float,
+        documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)"""
-        return by_blocks(q, k, v, self.weights, position, dropout)
+        """q (B, nh, T, hs), k and v (B, nh, S, hs), documents (B, S) -> (B, nh, T, hs)"""
+        return by_blocks(q, k, v, self.weights, position, dropout, documents)
 
     def weights(
-        self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, length: int
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        bias: torch.Tensor | None,
+        length: int,
+        documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, in an input of
-        `length` tokens."""
+        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, or those of its
+        document: documents (B, S); in an input of `length` tokens."""
         T, S = q.size(2), k.size(2)
         with torch.autocast(q.device.type, enabled=False):
             q, k = q.float(), k.float()
@@ -238,9 +273,12 @@ class Kernel(nn.Module):
             scores = scores * self.scale
             scores = scores if bias is None else scores + bias
             visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+            if documents is not None:
+                visible = visible & _same(documents, S - T)  # (B, 1, T, S)
             if self.least > -math.inf:
                 below = (scores.detach() < self.least) & visible
-                self.outside += torch.stack([below.sum(), visible.sum() * q.size(0) * q.size(1)])
+                alike = scores.numel() // visible.numel()  # scores that share one mask
+                self.outside += torch.stack([below.sum(), visible.sum() * alike])
                 scores = scores.clamp(min=self.least)
             # masked after the kernel, with zero: minus infinity, on either side, ends in NaN
             return self.divide(torch.where(visible, self.kernel(scores), 0.0), visible, length)
@@ -253,6 +291,7 @@ def by_blocks(
     weights: Callable[..., torch.Tensor],
     position: Learned,
     dropout: float,
+    documents: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weights times values, block by block of queries; the last query sees the last key.
 
@@ -265,6 +304,7 @@ def by_blocks(
         q: (B, nh, T, hs)
         k, v: (B, nh, S, hs), S >= T
         weights: of `Softmax` or `Kernel`
+        documents: (B, S) of which document each key is; a query sees only its own
     Returns:
         (B, nh, T, hs)
     """
@@ -274,7 +314,8 @@ def by_blocks(
         end = min(start + QUERIES, T)
         first, seen = S - T + start, S - T + end
         bias = position.bias(first, seen, q.device)
-        w = weights(q[:, :, start:end], k[:, :, :seen], bias, S)  # (B, nh, end - start, seen)
+        own = None if documents is None else documents[:, :seen]
+        w = weights(q[:, :, start:end], k[:, :, :seen], bias, S, own)  # (B, nh, end - start, seen)
         parts.append(F.dropout(w, dropout).to(v.dtype) @ v[:, :, :seen])
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
@@ -302,10 +343,10 @@ KERNELS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def _seen(visible: torch.Tensor) -> torch.Tensor:
-    return visible.sum(dim=1, keepdim=True)  # (T, 1) tokens that each query sees
+    return visible.sum(dim=-1, keepdim=True)  # (T, 1) or (B, 1, T, 1) tokens that a query sees
 
 
-# (weights (B, nh, T, S), visible (T, S), length of the input) -> weights
+# (weights (B, nh, T, S), visible (T, S) or (B, 1, T, S), length of the input) -> weights
 DIVIDE: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
     "none": lambda w, visible, length: w,
     "row": lambda w, visible, length: w / _seen(visible),
@@ -341,7 +382,16 @@ def _rms(x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def _mask(first: int, end: int, like: torch.Tensor) -> torch.Tensor:
-    """0 where a query at first..end-1 sees a key, else minus infinity: (end - first, end)."""
+def _same(documents: torch.Tensor, first: int) -> torch.Tensor:
+    """Are the query at first..S-1 and the key of one document? (B, S) -> (B, 1, S - first, S)"""
+    return (documents[:, first:, None] == documents[:, None, :])[:, None]
+
+
+def _mask(
+    first: int, end: int, like: torch.Tensor, documents: torch.Tensor | None = None
+) -> torch.Tensor:
+    """0 where a query at first..end-1 sees a key, else minus infinity: (end - first, end), or
+    (B, 1, end - first, end) by documents (B, end)."""
     rows = torch.full((end - first, end), -torch.inf, dtype=like.dtype, device=like.device)
-    return rows.triu(first + 1)
+    rows = rows.triu(first + 1)
+    return rows if documents is None else rows.where(_same(documents, first), -torch.inf)

@@ -22,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,6 +101,7 @@ def save(
     run: Mapping[str, Any],
     trainer: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]],
     best: Best | None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Source:
     """Write a step atomically and let old ones go. Of a model with LoRA, the adapters; their base
     must stand in <out_dir>/base (`save_weights`).
@@ -109,6 +110,7 @@ def save(
         run: facts kept in model.json, such as the hash of the data.
         trainer: tensors and JSON values that continue the run exactly.
         best: the best step so far, which is kept.
+        weights: the model's, gathered where each process holds a part of them.
     """
     folder = out_dir / "checkpoints" / f"step_{step:08d}"
     if (folder / "COMPLETE").is_file():
@@ -124,7 +126,7 @@ def save(
             write_json(temporary / "adapter_config.json", settings)
             run = {**run, "lora": {"rank": rank, "alpha": alpha}}
         else:
-            save_tensors(model.weights(), temporary / WEIGHTS)
+            save_tensors(model.weights() if weights is None else weights, temporary / WEIGHTS)
         write_json(temporary / "model.json", _facts(model.config, model.vocab_size, step, run))
         save_tensors(tensors, temporary / "trainer.safetensors")
         write_json(temporary / "trainer.json", values)
@@ -217,6 +219,36 @@ def write_index(out_dir: Path, best: Best | None) -> None:
         else:
             for name in ("trainer.safetensors", "trainer.json"):
                 (old.path / name).unlink(missing_ok=True)
+
+
+def newest_whole(standing: Sequence[Source]) -> Source:
+    """The newest step whose files are what was written; what is damaged is told.
+
+    Raises:
+        CheckpointError: none is.
+    """
+    # an old best step has let its trainer files go
+    whole = [s for s in standing if (s.path / "trainer.json").is_file()] or [*standing[-1:]]
+    for source in reversed(whole):
+        try:
+            for part in ("model", "adapter", "trainer"):
+                _verify(source, part)
+        except CheckpointError as error:
+            if source is whole[0]:
+                raise
+            print(f"note: {error.what}; going back to the step before")
+        else:
+            return source
+    raise AssertionError("a run without steps is not resumed")
+
+
+def set_aside(out_dir: Path, after: int) -> None:
+    """Damaged steps make room for those that are trained again: they become step_....damaged."""
+    for source in steps(out_dir):
+        if source.step > after:
+            aside = source.path.with_name(f"{source.path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            source.path.rename(aside)
 
 
 def read_index(out_dir: Path) -> dict[str, Any]:

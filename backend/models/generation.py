@@ -77,7 +77,8 @@ def tokens(
     context = prompt
     if context.size(1) > block_size:
         context = slide(context, keep, block_size)
-    like = model.lm_head.weight
+    head = model.lm_head.weight
+    like = torch.empty(0, dtype=head.dtype, device=prompt.device)  # whole where the head is sharded
     cache = KVCache(model.config, prompt.size(0), like) if model.cacheable else None
     new = context
     for _ in range(max_new_tokens):

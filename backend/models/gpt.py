@@ -18,10 +18,10 @@ from torch import nn
 
 from backend.config import kinds
 from backend.config.schema import ModelConfig
+from backend.data.batches import IGNORE as IGNORE
 from backend.errors import ConfigError
 from backend.models.attention import QUERIES, CausalSelfAttention, Kernel, KVCache
 
-IGNORE = -1  # target of positions that carry no loss
 HASH = 0x9E3779B1  # 2^32 / golden ratio: spreads neighbouring keys (Knuth, TAOCP 3, 6.4)
 
 
@@ -58,8 +58,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(
+        self, x: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None
+    ) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), cache, documents)
         out: torch.Tensor = x + self.mlp(self.ln_2(x))
         return out  # (B, T, C)
 
@@ -71,14 +73,17 @@ class Places(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.block_size, config.n_embd))
 
-    def forward(self, idx: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+    def forward(
+        self, idx: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """idx (B, T) -> (T, C)"""
         past = cache.length if cache else 0
         return self.weight[past : past + idx.size(1)]
 
 
 class Pairs(nn.Module):
-    """An embedding for every two neighbouring tokens; the first of all stands alone."""
+    """An embedding for every two neighbouring tokens; the first, of all or of its document, stands
+    alone."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -88,11 +93,16 @@ class Pairs(nn.Module):
         self.multiplier = 1 if self.rows == n_pairs else HASH
         self.weight = nn.Parameter(torch.zeros(self.rows, config.n_embd))
 
-    def forward(self, idx: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+    def forward(
+        self, idx: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """idx (B, T) -> (B, T, C)"""
         last = cache.last if cache else None
         last = torch.full_like(idx[:, :1], -1) if last is None else last
         before = torch.cat([last, idx[:, :-1]], dim=1) + 1  # (B, T)
+        if documents is not None:
+            new = documents[:, 1:] != documents[:, :-1]
+            before = before.masked_fill(F.pad(new, (1, 0)), 0)
         key = before * self.vocab_size + idx
         return F.embedding((key * self.multiplier & 0xFFFFFFFF) % self.rows, self.weight)
 
@@ -114,13 +124,15 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
 
-    def forward(self, idx: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+    def forward(
+        self, idx: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None
+    ) -> torch.Tensor:
         x = self.wte(idx)  # (B, T, C)
         for table in self.tables:
-            x = x + table(idx, cache)
+            x = x + table(idx, cache, documents)
         x = self.drop(x)
         for block in self.h:
-            x = block(x, cache)
+            x = block(x, cache, documents)
         if cache is not None:
             cache.advance(idx)
         out: torch.Tensor = self.ln_f(x)
@@ -167,7 +179,11 @@ class GPT(nn.Module):
             nn.init.zeros_(self.lm_head.weight)
 
     def forward(
-        self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None
+        self,
+        idx: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits for every position, and the mean loss where targets are given.
 
@@ -175,10 +191,12 @@ class GPT(nn.Module):
             idx: (B, T) ids, T at most block_size less what the cache holds.
             targets: (B, T) ids, IGNORE where there is no loss.
             cache: keys and values of earlier tokens; it grows by T.
+            documents: (B, T) numbers; a token sees only those before it that have its own.
         Returns:
             logits (B, T, V), loss () in nats or None
         """
-        x = self.transformer(idx, cache)  # (B, T, C)
+        assert cache is None or documents is None, "a cache does not know its tokens' documents"
+        x = self.transformer(idx, cache, documents)  # (B, T, C)
         # the padding of the matrix is cut off, so it never shares in the softmax
         logits = self.cap(self.lm_head(x)[..., : self.vocab_size])  # (B, T, V)
         if targets is None:
@@ -259,20 +277,23 @@ def on_meta(config: ModelConfig, vocab_size: int) -> GPT:
         return GPT(config, vocab_size)
 
 
-def training_gb(model: GPT, batch_size: int) -> float:
+def training_gb(model: GPT, batch_size: int, *, checkpointing: bool = False) -> float:
     """Estimate of the memory a step needs.
 
     Weights take 4 bytes, those that are trained 12 more (gradient and AdamW's two moments). For the
     backward pass autograd keeps, counted on a CPU in fp32, 17 to 20 C values a token and layer; the
     attention matrices where they are not fused away, one more for each squaring; and the logits
-    three times. bf16 needs less.
+    three times. bf16 needs less. With activation checkpointing only what enters a block is kept,
+    and all of one block, the one that is just computed again.
     """
     config, T = model.config, model.config.block_size
     n = kinds.squarings(config.attn_type) or 0
     fused = config.attn_type == "SM" and not config.dropout and config.position != "alibi"
     seen = (T + min(T, QUERIES)) / 2  # keys that a query's block looks at, on average
     matrices = 0.0 if fused else (3 + n) * config.n_head * seen
-    per_token = 4 * (config.n_layer * (20 * config.n_embd + matrices) + 3 * model.vocab_size)
+    block = 20 * config.n_embd + matrices
+    blocks = config.n_layer * config.n_embd + block if checkpointing else config.n_layer * block
+    per_token = 4 * (blocks + 3 * model.vocab_size)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = 4 * sum(p.numel() for p in model.parameters()) + 12 * trained
     return (weights + batch_size * T * per_token) / 2**30

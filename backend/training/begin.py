@@ -42,7 +42,7 @@ def find_source(config: TrainConfig) -> Source | None:
     out_dir = Path(config.out_dir)
     standing = checkpoint.steps(out_dir)
     if standing and config.init_from in ("resume", "auto"):
-        return standing[-1]
+        return checkpoint.newest_whole(standing)
     others = checkpoint.holds_weights(out_dir) and not standing
     if config.init_from == "resume":
         raise CheckpointError(
@@ -51,14 +51,15 @@ def find_source(config: TrainConfig) -> Source | None:
             if others
             else f"python -m backend.training.train config/lyrics_cpu.py --out_dir={out_dir}",
         )
-    if standing and not (config.overwrite or config.eval_only):
+    looking = config.eval_only or config.dry_run  # and writing nothing
+    if standing and not (config.overwrite or looking):
         raise CheckpointError(
             f"{out_dir} holds a run already, at step {standing[-1].step}",
             why="a new run would destroy it",
             mend=f"--init_from=resume --out_dir={out_dir} goes on with it; another --out_dir keeps "
             "both; --overwrite deletes it",
         )
-    if others and not config.eval_only:
+    if others and not looking:
         raise CheckpointError(
             f"{out_dir} holds weights that are no run", why="a run there would overwrite them",
             mend="another --out_dir",
@@ -186,6 +187,8 @@ def check(
     if config.init_from == "auto" and not config.eval_only:
         if not changed and same_data:
             return source  # a finished run too: it takes no step, and lost outputs come back
+        if config.dry_run:
+            return None
         why = ", ".join(changed) or "its data"
         if facts.get("from"):
             raise CheckpointError(

@@ -1,6 +1,7 @@
 """Train: token bins -> a run folder with checkpoints, metrics, a loss curve and a report.
 
     python -m backend.training.train config/lyrics_cpu.py --dataset=demo/char --out_dir=out/demo
+    torchrun --standalone --nproc_per_node=8 -m backend.training.train config/train_gpt2.py
 
 Reads data/<dataset>/. Writes out/<run>/ (ARCHITECTURE.md lists it). Ctrl-C saves and stops; the
 same command with --init_from=resume goes on as if nothing had happened, bit for bit on a CPU.
@@ -8,36 +9,46 @@ same command with --init_from=resume goes on as if nothing had happened, bit for
 Config files come first, then keys:
 """
 
-import itertools
+import contextlib
 import math
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from backend.config.loader import program
-from backend.config.schema import ModelConfig, TrainConfig
-from backend.data.batches import check_size, random_windows
+from backend.config.schema import TrainConfig
+from backend.data.batches import IGNORE, Batch, Songs, Windows, check_size, open_batches, prefetched
 from backend.data.bins import Bins
 from backend.errors import ConfigError, Terminated
+from backend.evaluation.baselines import baselines
 from backend.evaluation.loss import split_loss
-from backend.models import checkpoint, lora
+from backend.models import checkpoint
 from backend.models.generation import complete
-from backend.models.gpt import GPT, flops_per_token, n_params, on_meta, training_gb
+from backend.models.gpt import GPT, flops_per_token, n_params
 from backend.report import Report
 from backend.runtime import Runtime, detect
-from backend.storage import Stage, Summary, atomic_write, write_json
-from backend.training import begin
-from backend.training.log import RunLog, Wandb, add_training, plot_loss
-from backend.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
+from backend.storage import Stage, Summary, alone, atomic_write, write_json
+from backend.training import begin, estimate, optim, parallel
+from backend.training.health import Health, plot_health
+from backend.training.log import (
+    Progress,
+    RunLog,
+    Tensorboard,
+    Wandb,
+    add_training,
+    mfu,
+    plot_loss,
+    step_line,
+)  # fmt: skip
+from backend.training.stopping import Stopping
 
-VERSION = 1
+VERSION = 2
 # What may differ between two runs that are the same experiment.
 NOT_THE_EXPERIMENT = {
     "out_dir",
@@ -46,6 +57,8 @@ NOT_THE_EXPERIMENT = {
     "checkpoint",
     "overwrite",
     "eval_only",
+    "dry_run",
+    "health",
     "log_interval",
     "log_to",
     "wandb_log",
@@ -60,265 +73,347 @@ NOT_THE_EXPERIMENT = {
     "dtype",
     "compile",
     "memory_gb",
+    "parallel",
+    "activation_checkpointing",
     "batch_size",
     "gradient_accumulation_steps",
 }
-# Peak dense bf16 TFLOP/s of NVIDIA's data sheets. An unknown device shows no MFU, not a wrong one.
-PEAK_TFLOPS = {"A100": 312, "H100 80GB HBM3": 989, "H200": 989}
+NOT_FINITE = 10  # updates left out in a row, after which the run has diverged
 
 
 def main(config: TrainConfig) -> Summary:
     runtime = detect(
-        device=config.device, dtype=config.dtype, memory_gb=config.memory_gb, threads=config.threads
-    )
+        device=config.device, dtype=config.dtype, memory_gb=config.memory_gb,
+        threads=config.threads, backend=config.backend, training=True,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.callback(runtime.close)
+        if not runtime.is_main:  # one voice
+            stack.enter_context(contextlib.redirect_stdout(None))
+        return run(config, runtime, stack)
+
+
+def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> Summary:
+    """The whole run; `stack` is closed by the caller."""
     bins = Bins.open(config.dataset)
     config = begin.spelt_out(config)
-    source = begin.find_source(config)  # of weights; None for fresh ones
-    config = begin.with_shape_of(config, source)
-    check_size(bins, config.block_size)
-    out_dir = Path(config.out_dir)
-    batch_size, accumulation = _batch(config, runtime, bins.tokenizer.vocab_size)
-    tokens_per_step = batch_size * accumulation * config.block_size
-    experiment = {k: v for k, v in config.as_dict().items() if k not in NOT_THE_EXPERIMENT}
-    experiment["tokens_per_step"] = tokens_per_step
-    experiment["attn_scale"] = config.resolved().attn_scale
-    stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
-    if config.init_from == "auto" and not config.eval_only and (done := stage.unchanged()):
-        print(done.line())
-        return done
-    source = begin.check(config, experiment, bins, source)
+    looking = config.eval_only or config.dry_run  # writes nothing
+    with runtime.main_first():
+        source = begin.find_source(config)  # of weights; None for fresh ones
+        config = begin.with_shape_of(config, source)
+        check_size(bins, config.block_size, config.batches)
+        division = estimate.divide(config, runtime, bins.tokenizer.vocab_size)
+        tokens_per_step = division.sequences * config.block_size
+        experiment = {k: v for k, v in config.as_dict().items() if k not in NOT_THE_EXPERIMENT}
+        experiment["tokens_per_step"] = tokens_per_step
+        experiment["attn_scale"] = config.resolved().attn_scale
+        out_dir = Path(config.out_dir)
+        stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
+        if config.init_from == "auto" and not looking and (same := stage.unchanged()):
+            print(same.line())
+            return same
+        with alone(out_dir) if runtime.is_main and not looking else contextlib.nullcontext():
+            source = begin.check(config, experiment, bins, source)
     resumed = source is not None and config.init_from in ("resume", "auto")
+    batches = open_batches(
+        config.batches, bins, seed=config.seed, block_size=config.block_size,
+        document_mask=config.document_mask,
+    )  # fmt: skip
 
     torch.manual_seed(config.seed)
-    model = begin.build(config, bins, source, resumed=resumed).to(runtime.device)
+    model = begin.build(config, bins, source, resumed=resumed)
+    if config.eval_only:
+        return _evaluate_only(config, model.to(runtime.device), bins, runtime)
     model.train()
-    optimizer = adamw(model, config)
+    if config.activation_checkpointing:
+        parallel.checkpointing(model)
+    how = parallel.strategy(config.parallel, runtime)
+    wrapped = parallel.wrap(model, how, runtime)
+    optimizers = optim.build(model, config)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     step, loss_sum, loss_n = 0, 0.0, 0
-    origin = begin.origin(source, resumed=resumed)
+    stale, skipped, skipped_in_a_row = 0, 0, 0
     best: checkpoint.Best | None = None
-    if config.eval_only:
-        val = split_loss(model, bins.val, runtime)
-        print(
-            f"validation {val.loss:.4f} nats/token, {val.bpc:.4f} bits/char "
-            f"({bins.val.songs} songs, {val.chars:,} characters)"
-        )
-        return Summary("train", out_dir, {"bits per character": f"{val.bpc:.4f}"})
     if source and resumed:
         tensors, values = checkpoint.load_trainer(source)
-        load_optimizer_tensors(model, optimizer, tensors)
+        optim.load_state(model, optimizers, tensors)
         if values["scaler"]:  # empty where the earlier machine needed none
             scaler.load_state_dict(values["scaler"])
-        torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.cuda" in tensors and runtime.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng.cuda"], runtime.device)
         step, loss_sum, loss_n = values["step"], values["loss_sum"], values["loss_n"]
+        stale, skipped = values.get("stale", 0), values.get("skipped", 0)
         best = values["best"] and checkpoint.Best(**values["best"])
-    else:
-        begin.empty_folder(config, out_dir)
-        if config.lora_rank and source:
-            checkpoint.save_base(out_dir, source, model)
-    shutil.copyfile(bins.folder / "tokenizer.json", out_dir / "tokenizer.json")
-    write_json(out_dir / "config.json", config.as_dict() | {"origins": dict(config.origins)})
-    compiled: Any = torch.compile(model) if _compiles(config, runtime) else model
-    _banner(config, runtime, bins, model, batch_size, accumulation, step)
 
-    trackers = []
-    if config.wandb_log or "wandb" in config.log_to:
-        trackers = [
-            Wandb(config.wandb_project, config.wandb_run_name or out_dir.name, config.as_dict())
-        ]
-    flops = flops_per_token(model) * tokens_per_step
+    _banner(config, runtime, bins, model, division, how, step)
+    compiled = torch.compile(wrapped) if _compiles(config, runtime) else None
+
+    def backward(call: Callable[..., Any], batch: Batch, of: int, *, last: bool) -> torch.Tensor:
+        """One micro-batch: gradients, and its part in the mean loss over the step's `of` real
+        tokens."""
+        weight = int((batch.y != IGNORE).sum()) / of
+        x, y, documents = (
+            None if t is None else t.to(runtime.device, non_blocking=True) for t in batch
+        )
+        with parallel.accumulating(wrapped, last=last):
+            with runtime.autocast():
+                _, loss = call(x, y, documents=documents)
+            # DDP and FSDP take the mean over the processes, and this is a sum
+            scaler.scale(loss * (weight * runtime.world_size)).backward()
+        part: torch.Tensor = loss.detach() * weight
+        return part
+
+    with _told_when_out_of_memory(config, division, model, runtime):
+        first = batches.take(0, done=0, of=division.sequences, rows=range(division.batch_size))
+        call, seconds = estimate.rehearse(
+            lambda call: backward(call, first, config.block_size, last=True), wrapped, compiled
+        )
+        model.zero_grad(set_to_none=True)
+    print(estimate.forecast(config, division, model, seconds, config.max_iters - step), flush=True)
+    if note := estimate.advice(config, bins, model, division):
+        print(f"note: {note}", flush=True)
+    if config.dry_run:
+        print(f"one batch, x above y:\n{estimate.excerpt(first, bins)}")
+        return Summary("train", out_dir, {"parameters": n_params(model)})
+
+    if runtime.is_main:
+        if resumed:
+            checkpoint.set_aside(out_dir, after=step)
+        else:
+            begin.empty_folder(config, out_dir)
+        stack.enter_context(alone(out_dir))
+        if config.lora_rank and source and not resumed:
+            checkpoint.save_base(out_dir, source, model)
+        shutil.copyfile(bins.folder / "tokenizer.json", out_dir / "tokenizer.json")
+        write_json(out_dir / "config.json", config.as_dict() | {"origins": dict(config.origins)})
+    floor = baselines(bins)
+    origin = begin.origin(source, resumed=resumed)
+    flops = flops_per_token(model)
+    health = Health(runtime.sum if how == "fsdp" else None) if config.health else None
+    clipped = 0
+    chance = math.log(bins.tokenizer.vocab_size)
+    chars_per_token = bins.train.chars / len(bins.train.tokens)
+
+    saved_at = step if resumed else -1
 
     def save() -> None:
-        tensors = optimizer_tensors(model, optimizer) | {"rng.cpu": torch.get_rng_state()}
-        if runtime.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(runtime.device)
-        values = {
-            "scaler": scaler.state_dict(),
-            "loss_sum": loss_sum,
-            "loss_n": loss_n,
-        }
-        checkpoint.save(
-            out_dir,
-            model,
-            step=step,
-            trainer=(tensors, values),
-            best=best,
-            run={
+        nonlocal saved_at
+        if saved_at == step:
+            return
+        saved_at = step
+        tensors = parallel.gathered(optim.state_tensors(model, optimizers), runtime)
+        weights = parallel.gathered(model.weights(), runtime)
+        if runtime.is_main:
+            values = {
+                "scaler": scaler.state_dict(),
+                "loss_sum": loss_sum,
+                "loss_n": loss_n,
+                "stale": stale,
+                "skipped": skipped,
+            }
+            facts = {
                 "data_sha256": bins.sha256,
                 "data": bins.summary(),
                 **origin,
                 "experiment": experiment,
-            },
-        )
+            }
+            checkpoint.save(
+                out_dir, model, step=step, run=facts, trainer=(tensors, values), best=best,
+                weights=weights,
+            )  # fmt: skip
 
-    with (
-        _stop_signals() as stopping,
-        RunLog(out_dir, resumed_at=step if resumed else None, trackers=trackers) as log,
-    ):
-        clock, since = time.monotonic(), step
+    stopping = stack.enter_context(Stopping(together=runtime.world_size > 1))
+    log = None
+    if runtime.is_main:
+        resumed_at = step if resumed else None
+        log = RunLog(out_dir, resumed_at=resumed_at, trackers=_trackers(config, out_dir, step))
+        stack.enter_context(log).note(device=runtime.shown())
+    progress = stack.enter_context(
+        Progress(
+            config.max_iters, step=step, quiet=not log,
+            when_lost=log.lost_screen if log else lambda: None,
+        )
+    )  # fmt: skip
+    stack.enter_context(_told_when_out_of_memory(config, division, model, runtime))
+    feed = prefetched(_feed(config, batches, division, runtime, step))
+    clock, since, tokens_since = time.monotonic(), step, 0
+    try:
         while True:
             # evaluate the whole validation split; save first, so that nothing here can cost a run
             finished = step >= config.max_iters
             if step % config.eval_interval == 0 or finished:
-                if config.always_save_checkpoint or finished:
-                    save()
+                if config.always_save_checkpoint or finished:  # finished: by its number of steps
+                    with stopping.held():
+                        save()
                 val = split_loss(model, bins.val, runtime)
                 mean = loss_sum / loss_n if loss_n else None
                 if config.eval_iters:
-                    mean = _random_loss(config, model, bins, runtime, step, batch_size)
-                log.row(
-                    step=step,
-                    epoch=_epoch(step, tokens_per_step, bins),
-                    split="val",
-                    loss=val.loss,
-                    bpc=val.bpc,
-                    train_loss=mean,
-                )
+                    mean = _random_loss(config, model, bins, runtime, step, division.batch_size)
                 if not math.isfinite(val.loss):
                     raise _diverged(config, "validation loss", val.loss, step, best)
-                improved = best is None or val.bpc < best.bpc
-                mark = "  (best)" if improved else ""
-                print(
-                    f"step {step:>6}  validation {val.loss:.4f} nats/token, {val.bpc:.4f} "
-                    f"bits/char{mark}",
-                    flush=True,
-                )
-                below, scores = model.outside()
-                if below:
-                    print(
-                        f"note: {below / scores:.1e} of the scores so far lay outside the domain "
-                        f"of {model.config.attn_type} and were clamped; more squarings widen it",
-                        flush=True,
-                    )
-                if improved:
-                    best = checkpoint.Best(step, val.bpc)
-                    if not config.always_save_checkpoint:
+                with stopping.held():
+                    improved = best is None or val.bpc < best.bpc
+                    stale = 0 if improved else stale + 1
+                    finished = finished or 0 < config.patience <= stale
+                    if improved:
+                        best = checkpoint.Best(step, val.bpc)
+                    if improved or finished:  # it stands already, unless saving is for these alone
                         save()
-                    checkpoint.write_index(out_dir, best)
-                loss_sum, loss_n = 0.0, 0
-                _show_sample(config, model, bins, out_dir, step)
-                clock, since = time.monotonic(), step  # evaluation is not training time
+                    if log:
+                        checkpoint.write_index(out_dir, best)
+                        log.row(
+                            step=step, epoch=_epoch(config, division, bins, step), split="val",
+                            loss=val.loss, bpc=val.bpc, train_loss=mean,
+                        )  # fmt: skip
+                    loss_sum, loss_n = 0.0, 0
+                mark = "  (best)" if improved else ""
+                progress.say(
+                    f"step {step:>6}  validation {val.loss:.4f} nats/token, {val.bpc:.4f} "
+                    f"bits/char{mark}"
+                )
+                _say_what_lay_outside(model, progress)
+                _show_sample(config, model, bins, out_dir if log else None, step, progress)
+                clock, since, tokens_since = time.monotonic(), step, 0  # no training time
             if finished:
                 break
 
-            # one optimizer step of `accumulation` micro-batches
-            lr = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            step_loss = torch.zeros((), device=runtime.device)
-            for micro in range(accumulation):
-                x, y = random_windows(
-                    bins.train,
-                    seed=config.seed,
-                    step=step,
-                    micro=micro,
-                    batch_size=batch_size,
-                    block_size=config.block_size,
+            # the gradients of one step, from micro-batches
+            rate = optim.set_learning_rates(optimizers, config, step)
+            of, done = _sequences(config, division, step)
+            targets = batches.targets(step, done=done, of=of)
+            parts = torch.zeros((), device=runtime.device)
+            micro = division.rows(runtime.rank, of)
+            for rows in micro:
+                # what dropout drops depends on seed, step and row: not on the machine, the number
+                # of processes or an interruption, so that no state of it is ever stored
+                torch.manual_seed(_draw(config.seed, step, rows.start))
+                parts += backward(call, next(feed), targets, last=rows is micro[-1])
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+            logs = (step + 1) % config.log_interval == 0
+            if health and logs:
+                health.before(model)
+            norm = parallel.clip(model.parameters(), config.grad_clip or math.inf)
+            loss, grad_norm = torch.stack([runtime.sum(parts), norm.to(parts)]).tolist()
+            if step == 0 and not source and abs(loss - chance) > max(1.0, 0.2 * chance):
+                progress.say(
+                    f"note: the first loss is {loss:.2f}, and pure chance gives {chance:.2f}: "
+                    "init or zero_init may not suit this shape"
                 )
-                with runtime.autocast():
-                    _, loss = compiled(x.to(runtime.device), y.to(runtime.device))
-                scaler.scale(loss / accumulation).backward()
-                step_loss += loss.detach() / accumulation
-            mean_loss = step_loss.item()
-            if not math.isfinite(mean_loss):  # before it gets into the weights
-                raise _diverged(config, "loss", mean_loss, step, best)
-            scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
 
-            # log
-            loss_sum, loss_n = loss_sum + mean_loss, loss_n + 1
-            if step % config.log_interval == 0:
-                seconds = (time.monotonic() - clock) / (step - since)
-                clock, since = time.monotonic(), step
-                rate = tokens_per_step / seconds
-                log.row(
-                    step=step,
-                    epoch=_epoch(step, tokens_per_step, bins),
-                    split="train",
-                    loss=mean_loss,
-                    lr=lr,
-                    grad_norm=norm.item(),
-                    tokens_per_s=round(rate),
-                    mfu=_mfu(flops / seconds, runtime),
-                    seconds=round(seconds, 4),
-                )
-                left = (config.max_iters - step) * seconds
-                print(
-                    f"step {step:>6}/{config.max_iters}  loss {mean_loss:.4f}  lr {lr:.2e}  "
-                    f"norm {norm.item():.2f}  {rate:,.0f} tokens/s  {_clock(left)} left",
-                    flush=True,
-                )
-            log.beat(step)
-            if stopping:
-                save()
-                plot_loss(out_dir)
-                print(
-                    f"stopped at step {step}, saved; go on with --init_from=resume "
-                    f"--out_dir={out_dir}",
-                    flush=True,
-                )
-                raise stopping[0]
+            # the update, unless it would do harm
+            with stopping.held():
+                finite = math.isfinite(loss) and math.isfinite(grad_norm)
+                clipped += 0 < config.grad_clip < grad_norm
+                if finite:
+                    for optimizer in optimizers:
+                        scaler.step(optimizer)
+                    loss_sum, loss_n, skipped_in_a_row = loss_sum + loss, loss_n + 1, 0
+                else:
+                    skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
+                scaler.update()
+                step += 1
+                tokens_since += of * config.block_size
+                if log and (logs or not finite):
+                    now = time.monotonic()
+                    seconds = (now - clock) / (step - since)
+                    speed = tokens_since / (now - clock)
+                    clock, since, tokens_since = now, step, 0
+                    facts: dict[str, Any] = dict(
+                        step=step, epoch=_epoch(config, division, bins, step), loss=loss, lr=rate,
+                        grad_norm=grad_norm, tokens_per_s=round(speed),
+                        mfu=_mfu(flops * speed / runtime.world_size, runtime),
+                    )  # fmt: skip
+                    log.row(**facts, split="train", seconds=round(seconds, 4))
+                    left = (config.max_iters - step) * seconds
+                    line = step_line(
+                        **facts, max_iters=config.max_iters, chars_per_token=chars_per_token,
+                        seconds_left=left,
+                    )  # fmt: skip
+                    progress.line(step, line)
+                if health and logs:
+                    measured = health.after(model, step=step, clipped=clipped)
+                    clipped = 0
+                    if log:
+                        log.health(measured)
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+                if not finite:
+                    progress.say(
+                        f"note: step {step}: loss {loss}, gradient norm {grad_norm}: the weights "
+                        f"stay as they were, {skipped} time{'s' * (skipped > 1)} so far"
+                    )
+                    if log:
+                        log.note(updates_left_out=str(skipped))
+                if log:
+                    log.beat(step)
+            if skipped_in_a_row >= NOT_FINITE:
+                what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient", grad_norm)
+                raise _diverged(config, what, value, step, best)
+            if runtime.any(stopping.asked is not None):
+                raise stopping.asked or Terminated
+    except (KeyboardInterrupt, Terminated):
+        save()
+        if log:
+            plot_loss(out_dir, floor)
+        progress.say(
+            f"stopped at step {step}, saved; go on with --init_from=resume --out_dir={out_dir}"
+        )
+        raise
+    finally:
+        feed.close()
 
-    plot_loss(out_dir)
-    report = Report(f"Run {out_dir.name}").table(
-        ["setting", "value"], [[k, str(v)] for k, v in config.as_dict().items()]
-    )
-    add_training(report, out_dir).write(out_dir / "report.md")
-    kept = checkpoint.find(out_dir, "best")
     counts = {
         "steps": step,
         "bits per character at best": f"{best.bpc:.3f}" if best else "unknown",
         "parameters": n_params(model),
     }
-    summary = stage.finish(
-        [*kept.files, out_dir / "tokenizer.json", out_dir / "loss.png"],
-        counts,
+    if skipped:
+        counts["updates left out"] = skipped
+    if step < config.max_iters:
+        counts["stopped early"] = f"no better for {stale} evaluations"
+    if not log:
+        return Summary("train", out_dir, counts)
+    plot_loss(out_dir, floor)
+    if health:
+        plot_health(out_dir)
+    report = Report(f"Run {out_dir.name}").table(
+        ["setting", "value"], [[k, str(v)] for k, v in config.as_dict().items()]
     )
-    print(summary.line())
+    add_training(report, out_dir, floor).write(out_dir / "report.md")
+    kept = checkpoint.find(out_dir, "best")
+    summary = stage.finish([*kept.files, out_dir / "tokenizer.json", out_dir / "loss.png"], counts)
+    progress.say(summary.line())
     return summary
 
 
-def _batch(config: TrainConfig, runtime: Runtime, vocab_size: int) -> tuple[int, int]:
-    """(sequences per micro-batch, micro-batches per step) whose product is the recipe's step."""
-    per_step, asked = config.tokens_per_step, config.gradient_accumulation_steps
-    T = config.block_size
-    if per_step is None:
-        assert isinstance(config.batch_size, int) and asked is not None  # problems() saw to it
-        return config.batch_size, asked
-    if per_step % T:
-        raise ConfigError(
-            f"tokens_per_step = {per_step:,} is not a multiple of block_size = {T}",
-            mend=f"--tokens_per_step={max(1, per_step // T) * T}",
-        )
-    sequences = per_step // T
-    if config.batch_size == "auto":
-        room = 0.85 * runtime.memory_gb
-        model = on_meta(config.part(ModelConfig), vocab_size)
-        if config.lora_rank:
-            lora.add(model, config.lora_rank, 1.0)
-        fits = [
-            2**i
-            for i in range(sequences.bit_length())
-            if sequences % 2**i == 0 and training_gb(model, 2**i) <= room
-        ]
-        batch_size = sequences // asked if asked else max(fits, default=1)
-    else:
-        batch_size = config.batch_size
-    accumulation = asked or max(1, sequences // batch_size)
-    if batch_size * accumulation != sequences:
-        raise ConfigError(
-            f"batch_size {batch_size} x block_size {T} x gradient_accumulation_steps "
-            f"{accumulation} = {batch_size * T * accumulation:,} tokens, but tokens_per_step "
-            f"= {per_step:,}",
-            mend="leave out one of them",
-        )
-    return batch_size, accumulation
+def _evaluate_only(config: TrainConfig, model: GPT, bins: Bins, runtime: Runtime) -> Summary:
+    val = split_loss(model, bins.val, runtime)
+    print(
+        f"validation {val.loss:.4f} nats/token, {val.bpc:.4f} bits/char "
+        f"({bins.val.songs} songs, {val.chars:,} characters)"
+    )
+    return Summary("train", Path(config.out_dir), {"bits per character": f"{val.bpc:.4f}"})
+
+
+def _sequences(config: TrainConfig, division: estimate.Division, step: int) -> tuple[int, int]:
+    """(sequences of this step, sequences of all earlier ones)"""
+    full, warmup = division.sequences, config.batch_warmup_iters
+    if config.overfit_one_batch:
+        return full, 0
+    return optim.sequences(full, warmup, step), optim.sequences_before(full, warmup, step)
+
+
+def _feed(
+    config: TrainConfig,
+    batches: Windows | Songs,
+    division: estimate.Division,
+    runtime: Runtime,
+    step: int,
+) -> Iterator[Batch]:
+    """This process' micro-batches from `step` on."""
+    for s in range(step, config.max_iters):
+        of, done = _sequences(config, division, s)
+        for rows in division.rows(runtime.rank, of):
+            yield batches.take(0 if config.overfit_one_batch else s, done=done, of=of, rows=rows)
 
 
 def _diverged(
@@ -333,56 +428,53 @@ def _diverged(
     )
 
 
+@contextlib.contextmanager
+def _told_when_out_of_memory(
+    config: TrainConfig, division: estimate.Division, model: GPT, runtime: Runtime
+) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if estimate.is_out_of_memory(error):
+            raise estimate.out_of_memory(config, division, model, runtime) from error
+        raise
+
+
 def _compiles(config: TrainConfig, runtime: Runtime) -> bool:
     return runtime.device.type == "cuda" if config.compile == "auto" else config.compile
 
 
-@contextmanager
-def _stop_signals() -> Iterator[list[BaseException]]:
-    """Ctrl-C and SIGTERM ask the loop to save and stop; only a second Ctrl-C stops at once, since
-    a SIGTERM often comes twice, from a service manager and from our own parent."""
-    asked: list[BaseException] = []
-
-    def handle(number: int, _: object) -> None:
-        if asked:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        asked.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated())
-        print("\nstopping after this step ...", file=sys.stderr)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield asked
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 def _random_loss(
-    config: TrainConfig, model: GPT, bins: Bins, runtime: Runtime, step: int, batch_size: int
+    config: TrainConfig,
+    model: GPT,
+    bins: Bins,
+    runtime: Runtime,
+    step: int,
+    batch_size: int,
 ) -> float:
     """nanoGPT's estimate of the training loss, on random batches."""
+    draw = open_batches(
+        "random", bins, seed=config.seed + 1, block_size=config.block_size, document_mask=False
+    )
+    total = 0.0
     model.eval()
-    losses = []
-    with torch.inference_mode():
-        for micro in range(config.eval_iters):
-            x, y = random_windows(
-                bins.train,
-                seed=config.seed + 1,
-                step=step,
-                micro=micro,
-                batch_size=batch_size,
-                block_size=config.block_size,
-            )
+    with torch.no_grad():
+        for i in range(step * config.eval_iters, (step + 1) * config.eval_iters):
+            x, y, _ = draw.take(i, done=0, of=batch_size, rows=range(batch_size))
             with runtime.autocast():
-                losses.append(model(x.to(runtime.device), y.to(runtime.device))[1].item())
+                total += model(x.to(runtime.device), y.to(runtime.device))[1].item()
     model.train()
-    return float(sum(losses) / len(losses))
+    return total / config.eval_iters
 
 
-def _show_sample(config: TrainConfig, model: GPT, bins: Bins, out_dir: Path, step: int) -> None:
+def _draw(*numbers: int) -> int:
+    """A seed that depends on all of these."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _show_sample(
+    config: TrainConfig, model: GPT, bins: Bins, out_dir: Path | None, step: int, progress: Progress
+) -> None:
     """A few lines as the model writes them now, on screen and in samples/."""
     if not config.sample_chars:
         return
@@ -398,10 +490,19 @@ def _show_sample(config: TrainConfig, model: GPT, bins: Bins, out_dir: Path, ste
         never=tokenizer.never_sampled(),
     )
     text = tokenizer.decode(ids)
-    with atomic_write(out_dir / "samples" / f"step_{step:08d}.txt") as file:
-        file.write(text + "\n")
-    shown = "\n".join(f"    | {line}" for line in itertools.islice(text.splitlines(), 8))
-    print(shown, flush=True)
+    if out_dir:
+        with atomic_write(out_dir / "samples" / f"step_{step:08d}.txt") as file:
+            file.write(text + "\n")
+    progress.say("\n".join(f"    | {line}" for line in text.splitlines()[:8]))
+
+
+def _say_what_lay_outside(model: GPT, progress: Progress) -> None:
+    below, scores = model.outside()
+    if below:
+        progress.say(
+            f"note: {below / scores:.1e} of the scores so far lay outside the domain "
+            f"of {model.config.attn_type} and were clamped; more squarings widen it"
+        )
 
 
 def _banner(
@@ -409,15 +510,17 @@ def _banner(
     runtime: Runtime,
     bins: Bins,
     model: GPT,
-    batch_size: int,
-    accumulation: int,
+    division: estimate.Division,
+    how: str,
     step: int,
 ) -> None:
     """The arithmetic of the run, once."""
-    tokens = batch_size * accumulation * config.block_size
+    tokens = division.sequences * config.block_size
     n = len(bins.train.tokens)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     trained = f" ({learning:,} of them trained, LoRA)" if config.lora_rank else ""
+    several = f" x {division.processes} processes ({how})" if division.processes > 1 else ""
+    rows = "songs" if config.batches == "songs" else "random windows"
     print(
         f"settings:\n{config.shown()}\n"
         f"device:   {runtime.shown()}\n"
@@ -426,31 +529,37 @@ def _banner(
         f"vocabulary {bins.tokenizer.vocab_size:,}\n"
         f"model:    {n_params(model):,} parameters{trained}, {config.n_layer} layers, "
         f"{config.n_head} heads, {config.n_embd} wide, {model.config.attn_type}\n"
-        f"step:     {batch_size} sequences x {config.block_size} tokens x {accumulation} "
-        f"micro-batches = {tokens:,} tokens; {n / tokens:.1f} steps an epoch\n"
+        f"step:     {division.batch_size} sequences x {config.block_size} tokens x "
+        f"{division.accumulation} micro-batches{several} = {tokens:,} tokens, {rows}; "
+        f"{n / tokens:.1f} steps an epoch\n"
         f"run:      {config.out_dir}, steps {step:,} to {config.max_iters:,}; "
         f"loss of pure chance {math.log(bins.tokenizer.vocab_size):.3f}",
         flush=True,
     )
 
 
-def _epoch(step: int, tokens_per_step: int, bins: Bins) -> float:
-    return round(step * tokens_per_step / len(bins.train.tokens), 4)
+def _epoch(config: TrainConfig, division: estimate.Division, bins: Bins, step: int) -> float:
+    """Passes over the training tokens so far."""
+    _, done = _sequences(config, division, step)
+    return round(done * config.block_size / len(bins.train.tokens), 4)
 
 
 def _mfu(flops_per_s: float, runtime: Runtime) -> float | None:
     """Share of the device's peak in half precision; None where the peak is not known."""
     if runtime.device.type != "cuda" or runtime.dtype == torch.float32:
         return None
-    name = torch.cuda.get_device_name(runtime.device)
-    peak = next((tflops for key, tflops in PEAK_TFLOPS.items() if key in name), None)
-    return round(flops_per_s / (peak * 1e12), 4) if peak else None
+    return mfu(flops_per_s, torch.cuda.get_device_name(runtime.device))
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _trackers(config: TrainConfig, out_dir: Path, step: int) -> list[Any]:
+    """Where the rows go besides metrics.jsonl."""
+    chosen: list[Any] = []
+    if config.wandb_log or "wandb" in config.log_to:
+        name = config.wandb_run_name or out_dir.name
+        chosen.append(Wandb(config.wandb_project, name, config.as_dict()))
+    if "tensorboard" in config.log_to:
+        chosen.append(Tensorboard(out_dir, resumed_at=step))
+    return chosen
 
 
 if __name__ == "__main__":

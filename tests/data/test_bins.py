@@ -15,6 +15,7 @@ from backend.data.bins import (
     Document,
     Shards,
     Split,
+    Unmapped,
     Writer,
     batched,
     kept_state,
@@ -365,6 +366,83 @@ def test_a_slice_within_one_shard_copies_nothing():
     arrays = [np.arange(10, dtype=np.uint16), np.arange(10, 20, dtype=np.uint16)]
     assert np.shares_memory(Shards(arrays)[2:7], arrays[0])
     assert np.shares_memory(Shards(arrays)[10:20], arrays[1])
+
+
+@pytest.fixture
+def no_mapping(monkeypatch):
+    """A disk whose files cannot be mapped into memory; it tells how many ids are read at once."""
+    counts = []
+    plainly = np.fromfile
+
+    def refuse(*args, **options):
+        raise OSError(19, "No such device")
+
+    def fromfile(*args, count=-1, **options):
+        counts.append(count)
+        return plainly(*args, count=count, **options)
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    monkeypatch.setattr(np, "fromfile", fromfile)
+    return counts
+
+
+@pytest.mark.parametrize("shard", [2**62, 41, 1])
+def test_where_nothing_can_be_mapped_bins_are_read_plainly_and_this_is_said_once(
+    tmp_path, capsys, request, shard
+):
+    folder = write(tmp_path / "char", documents(30), shard_tokens=shard)
+    mapped = Bins.open(str(folder))
+    assert capsys.readouterr().out == ""
+    counts = request.getfixturevalue("no_mapping")
+    plain = Bins.open(str(folder))
+    said = capsys.readouterr().out
+    assert said.count("\n") == said.count("note: ") == 1
+    assert str(folder) in said
+    assert "No such device" in said
+    assert plain.sha256 == mapped.sha256
+    counts.clear()
+    for ours, theirs in ((plain.train, mapped.train), (plain.val, mapped.val)):
+        assert len(ours.tokens) == len(theirs.tokens)
+        for i in range(theirs.songs):
+            for a, b in zip(ours.document(i), theirs.document(i), strict=True):
+                assert a.dtype == b.dtype
+                assert a.tolist() == b.tolist()
+    assert 0 <= max(counts) < 60, "a slice is read, not the file"
+    assert plain.excerpts() == mapped.excerpts()
+
+
+@given(BOUND, BOUND)
+@settings(max_examples=100)
+def test_slices_of_a_file_read_plainly_are_those_of_the_whole(tmp_path_factory, start, stop):
+    path = tmp_path_factory.mktemp("plain") / "train.bin"
+    whole = np.arange(23, dtype="<u2")
+    whole.tofile(path)
+    plain = Unmapped(path, whole.dtype)
+    assert len(plain) == 23
+    assert plain[start:stop].tolist() == whole[start:stop].tolist()
+    with pytest.raises(ValueError, match="forwards"):
+        plain[::2]
+
+
+@pytest.mark.parametrize("mapping", [True, False])
+def test_a_shard_that_holds_half_an_id_is_damaged_not_unmappable(sharded, request, capsys, mapping):
+    if not mapping:
+        request.getfixturevalue("no_mapping")
+    os.truncate(sharded / "train-00000.bin", 199)
+    with (sharded / "train-00001.bin").open("ab") as file:
+        file.write(b"\0")
+    assert "train-00000.bin has 199 bytes" in damaged(sharded)
+    assert "note" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mapping", [True, False])
+def test_an_empty_bin_is_damaged_not_unmappable(sharded, request, mapping):
+    if not mapping:
+        request.getfixturevalue("no_mapping")
+    first, second = sharded / "train-00000.bin", sharded / "train-00001.bin"
+    second.write_bytes(first.read_bytes() + second.read_bytes())
+    first.write_bytes(b"")
+    assert "train-00000.bin has 0 bytes" in damaged(sharded)
 
 
 def test_every_document_is_found_by_its_number(tmp_path):

@@ -1,6 +1,7 @@
 """Loss by its definition: each text token once, with its context, in bits per character."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from backend.errors import DataError
 from backend.evaluation import loss
 from backend.evaluation.loss import _windows, split_loss
 from backend.models.gpt import GPT, IGNORE
-from backend.runtime import detect
+from backend.runtime import Runtime, detect
 
 EOT = 49
 
@@ -133,3 +134,21 @@ def test_a_large_vocabulary_is_read_in_smaller_batches_with_the_same_result(mode
     assert max(sizes) <= 40
     assert (got.tokens, got.chars) == (whole.tokens, whole.chars)
     assert got.nats == pytest.approx(whole.nats, rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_shares_of_several_processes_add_up_after_as_many_forwards_each(
+    model, monkeypatch, processes
+):
+    split = make_split([(5, 40), (0, 7), (30, 1), (2, 90)])
+    alone = detect(device="cpu")
+    whole = split_loss(model, split, alone, batch_size=3)
+    monkeypatch.setattr(Runtime, "sum", lambda self, tensor: tensor)
+    shares, forwards = [], []
+    model.register_forward_hook(lambda *_: forwards.append(rank))
+    for rank in range(processes):
+        us = replace(alone, rank=rank, world_size=processes)
+        shares.append(split_loss(model, split, us, batch_size=3))
+    assert sum(share.nats for share in shares) == pytest.approx(whole.nats, rel=1e-12)
+    assert sum(share.tokens for share in shares) == whole.tokens
+    assert len({forwards.count(rank) for rank in range(processes)}) == 1

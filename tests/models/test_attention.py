@@ -1,6 +1,7 @@
 """Every kind of attention against the definition, one query at a time in float64."""
 
 import cmath
+import copy
 import inspect
 import math
 
@@ -375,6 +376,119 @@ def test_a_later_token_whose_weight_overflows_harms_nobody_before_it(kind, scale
     out = module(q, k, v, place, 0.0)
     expected = by_definition(q, k, v, kind, scale)
     torch.testing.assert_close(out[:, :, :4].double(), expected[:, :, :4], atol=1e-5, rtol=1e-4)
+
+
+# --- songs that share a row ----------------------------------------------------------------------
+
+SIZES = ((4, 1, 6, 3), (9, 2, 2, 1))  # of the songs in each of two rows of 14 tokens
+SPANS = [
+    (row, sum(sizes[:i]), sum(sizes[: i + 1])) for row, sizes in enumerate(SIZES) for i in range(4)
+]
+
+
+def numbers():
+    """(2, 14) the number of each token's song."""
+    each = [torch.repeat_interleave(torch.tensor([3, 0, 1, 2]), torch.tensor(n)) for n in SIZES]
+    return torch.stack(each).int()
+
+
+def alone(x, row, start, end, scale):
+    """A song (1, n, ...) from its row. Under scale T weights depend on the length of the whole
+    input, so there it is followed by anything up to that length."""
+    song = x[row : row + 1, start:end]
+    rest = x[row : row + 1, : 14 - (end - start)]
+    return torch.cat([song, rest], dim=1) if scale == "T" else song
+
+
+@pytest.mark.parametrize(("kind", "scale", "position"), CASES)
+def test_songs_in_one_row_have_the_outputs_and_gradients_of_each_alone(
+    kind, scale, position, monkeypatch
+):
+    monkeypatch.setattr(attention, "QUERIES", 4)
+    layer = one_layer(settings(kind, scale, position))
+    x = torch.randn(2, 14, 16, requires_grad=True)
+    toward = torch.randn(2, 14, 16)
+    wanted = [x, *layer.parameters()]
+    packed = layer(x, None, numbers())
+    gradients = torch.autograd.grad(packed, wanted, toward)
+    apart = [layer(alone(x, row, start, end, scale))[0, : end - start] for row, start, end in SPANS]
+    torch.testing.assert_close(packed.flatten(0, 1), torch.cat(apart), atol=1e-5, rtol=1e-4)
+    expected = torch.autograd.grad(torch.cat(apart), wanted, toward.flatten(0, 1))
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "scale", "position"), CASES)
+def test_a_model_reads_each_song_of_a_row_as_if_it_were_alone(kind, scale, position):
+    model = decided(settings(kind, scale, position, bigram=40))
+    idx = torch.randint(V, (2, 14))
+    with torch.no_grad():
+        packed = model(idx, documents=numbers())[0]
+        for row, start, end in SPANS:
+            single = copy.deepcopy(model)
+            if position == "learned":  # a token keeps its place in the row
+                table = single.transformer.wpe.weight
+                table.copy_(table.roll(-start, 0))
+            expected = single(alone(idx, row, start, end, scale))[0][0, : end - start]
+            torch.testing.assert_close(packed[row, start:end], expected, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(("kind", "scale"), [("SM", "none"), ("GK", "norm"), ("PA_gelu", "row")])
+def test_in_bf16_songs_in_one_row_are_those_of_fp32_within_its_rounding(kind, scale, position):
+    layer = one_layer(settings(kind, scale, position))
+    x = torch.randn(2, 14, 16, requires_grad=True)
+    toward = torch.randn(2, 14, 16)
+    exact = layer(x, None, numbers())
+    [expected] = torch.autograd.grad(exact, [x], toward)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = layer(x, None, numbers())
+        with torch.no_grad():
+            fused = layer(x, None, numbers())
+    assert rough.dtype == fused.dtype == torch.bfloat16
+    [gradient] = torch.autograd.grad(rough, [x], toward.bfloat16())
+    for ours, theirs in ((rough, exact), (fused, exact), (gradient, expected)):
+        assert (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("kind", "scale", "position"), CASES)
+def test_a_row_that_is_all_one_song_needs_no_mask(kind, scale, position):
+    model = decided(settings(kind, scale, position, bigram=40))
+    idx = torch.randint(V, (2, 14))
+    with torch.no_grad():
+        one = model(idx, documents=torch.full((2, 14), 7))[0]
+        torch.testing.assert_close(one, model(idx)[0], atol=2e-5, rtol=1e-4)
+
+
+def test_without_documents_softmax_takes_the_kernel_that_needs_no_mask(monkeypatch):
+    masks = []
+    sdpa = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F,
+        "scaled_dot_product_attention",
+        lambda *a, **k: masks.append(k.get("attn_mask")) or sdpa(*a, **k),
+    )
+    module, place = attend("SM")
+    q, k, v = qkv(14, 14)
+    module(q, k, v, place, 0.0)
+    assert masks == [None]
+    module(q, k, v, place, 0.0, numbers())
+    assert masks[1].shape == (2, 1, 14, 14)
+
+
+def test_scores_of_other_songs_are_not_counted_as_outside_the_domain():
+    module, place = attend("GKpoly-2", hs=1, heads=2)
+    q, k = torch.zeros(2, 2, 14, 1), torch.full((2, 2, 14, 1), 3.0)  # scores of -4.5
+    module(q, k, k, place, 0.0, numbers())
+    pairs = sum(n * (n + 1) // 2 for sizes in SIZES for n in sizes)
+    assert module.outside.tolist() == [2 * pairs, 2 * pairs]
+
+
+def test_a_cache_and_documents_do_not_go_together():
+    model = decided(settings())
+    cache = KVCache(model.config, 2, model.lm_head.weight)
+    with pytest.raises(AssertionError, match="documents"):
+        model(torch.randint(V, (2, 14)), cache=cache, documents=numbers())
 
 
 # --- cached is uncached --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from backend.data.song import CleanSong, write_songs
 TINY = dict(
     block_size=32, n_layer=2, n_head=2, n_embd=16, dropout=0.1, tokens_per_step=128, batch_size=2,
     learning_rate=1e-2, min_lr=1e-3, warmup_iters=2, max_iters=12, eval_interval=4, log_interval=1,
-    sample_chars=8, dataset="data/tiny/char", out_dir="out/tiny", device="cpu",
+    sample_chars=8, dataset="data/tiny/char", out_dir="out/tiny", device="cpu", dtype="float32",
 )  # fmt: skip
 
 

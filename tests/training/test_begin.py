@@ -33,7 +33,7 @@ STILL = SHORT | dict(learning_rate=0.0, min_lr=0.0)  # a run that keeps its weig
 @pytest.fixture(autouse=True)
 def _no_picture(monkeypatch):
     """The loss curve is test_train's, and most of the time that a run of one step takes."""
-    monkeypatch.setattr(train, "plot_loss", lambda run: (run / "loss.png").write_bytes(b""))
+    monkeypatch.setattr(train, "plot_loss", lambda run, *_: (run / "loss.png").write_bytes(b""))
 
 
 def random_weights(vocab_size, **shape):

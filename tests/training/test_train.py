@@ -1,6 +1,10 @@
 """The loop: it learns, it resumes bit for bit, and it never loses or overwrites a run."""
 
+import hashlib
+import itertools
 import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -11,16 +15,18 @@ import torch
 from safetensors.torch import load_file
 
 from backend.config.loader import load
-from backend.config.schema import TrainConfig
-from backend.errors import CheckpointError, ConfigError, DataError
+from backend.config.schema import PRESETS, TrainConfig
+from backend.errors import CheckpointError, ConfigError, DataError, UserError
 from backend.models import checkpoint
-from backend.training import train
+from backend.models.gpt import GPT
+from backend.training import begin, estimate, parallel, train
 from backend.training.log import read_metrics, read_status
 from tests.training.conftest import TINY
 
 
 def weights(run):
-    return load_file(checkpoint.find(run, "last").path / "model.safetensors")
+    mapped = load_file(checkpoint.find(run, "last").path / "model.safetensors")
+    return {k: v.clone() for k, v in mapped.items()}  # tests damage the file
 
 
 def trainer(run):
@@ -71,40 +77,63 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(corpus, tiny)
     assert not torch.equal(*(weights(corpus / f"out/{n}")["transformer.wpe.weight"] for n in "ac"))
 
 
-@pytest.mark.parametrize("stop_at", [3, 4, 7])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(corpus, tiny, monkeypatch, stop_at):
-    train.main(tiny(out_dir="out/whole"))
-    # Ctrl-C while a batch of step `stop_at` is drawn: the loop ends that step, saves, stops
-    real = train.random_windows
+def at_update(monkeypatch, n, act):
+    """Do something when the gradients of update number n are ready, before it is made."""
+    real, calls = parallel.clip, itertools.count(1)
 
-    def interrupting(split, *, step, micro, **rest):
-        if step == stop_at - 1 and micro == 1:
-            signal.raise_signal(signal.SIGINT)
-        return real(split, step=step, micro=micro, **rest)
+    def clip(*arguments):
+        norm = real(*arguments)
+        return (act() or norm) if next(calls) == n else norm
 
+    monkeypatch.setattr(parallel, "clip", clip)
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(monkeypatch, settings, n):
+    """A run that Ctrl-C stops while update n is prepared: that one is not made."""
     with monkeypatch.context() as patch:
-        patch.setattr(train, "random_windows", interrupting)
+        at_update(patch, n, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
-            train.main(tiny(out_dir="out/parts"))
+            train.main(settings)
+
+
+VARIANTS = {
+    "dropout, accumulation": {},
+    "muon": dict(optimizer="muon", schedule="linear", min_lr=0.0),
+    "songs": dict(batches="songs"),
+    "songs, masked": dict(batches="songs", document_mask=True, position="rotary"),
+    "batch warm-up, wsd": dict(batch_warmup_iters=7, tokens_per_step=256, schedule="wsd"),
+    "checkpointed": dict(activation_checkpointing=True),
+    "modern": dict(**PRESETS["modern"], optimizer="muon", batches="songs", dtype="bfloat16"),
+}
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 7])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(corpus, tiny, monkeypatch, variant,
+                                                              stop_at):  # fmt: skip
+    changes = VARIANTS[variant]
+    train.main(tiny(out_dir="out/whole", **changes))
+    interrupted(monkeypatch, tiny(out_dir="out/parts", **changes), stop_at + 1)
     run = corpus / "out/parts"
     assert read_status(run)["state"] == "interrupted"
     assert checkpoint.find(run, "last").step == stop_at
-    train.main(tiny(out_dir="out/parts", init_from="resume"))
+    train.main(tiny(out_dir="out/parts", init_from="resume", **changes))
     assert_same_run(corpus / "out/whole", run)
 
 
 def test_a_run_killed_between_checkpoints_repeats_no_step_in_its_log(corpus, tiny, monkeypatch):
     train.main(tiny(out_dir="out/whole"))
-    real = train.random_windows
 
-    def dying(split, *, step, **rest):
-        if step == 6:
-            raise MemoryError  # anything that gives no chance to save
-        return real(split, step=step, **rest)
+    def die():
+        raise ZeroDivisionError  # anything that gives no chance to save
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "random_windows", dying)
-        with pytest.raises(MemoryError):
+        at_update(patch, 7, die)
+        with pytest.raises(ZeroDivisionError):
             train.main(tiny(out_dir="out/parts"))
     run = corpus / "out/parts"
     assert read_status(run)["state"] == "failed"
@@ -112,6 +141,267 @@ def test_a_run_killed_between_checkpoints_repeats_no_step_in_its_log(corpus, tin
     assert rows(run)[-1]["step"] == 6
     train.main(tiny(out_dir="out/parts", init_from="auto"))
     assert_same_run(corpus / "out/whole", run)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.safetensors", "trainer.json"])
+def test_a_damaged_step_is_told_and_the_one_before_goes_on(
+    corpus, tiny, capsys, damage, name
+):  # fmt: skip
+    train.main(tiny())
+    run = corpus / "out/tiny"
+    before = weights(run), rows(run)
+    file = run / "checkpoints/step_00000012" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        file.unlink()
+    else:
+        kept = {"flip": content, "truncate": content[:-7], "empty": b""}[damage]
+        file.write_bytes(kept)
+    capsys.readouterr()
+    train.main(tiny(init_from="resume"))
+    if (name, damage) == ("trainer.json", "missing"):  # as if it were an old best step
+        assert "step_00000012.damaged" in {p.name for p in (run / "checkpoints").iterdir()}
+    else:
+        assert re.search(
+            r"note: .*step_00000012.*is damaged.*the step before", capsys.readouterr().out
+        )
+    assert rows(run) == before[1]
+    assert all(torch.equal(v, before[0][k]) for k, v in weights(run).items())
+    assert (run / "checkpoints/step_00000012.damaged").is_dir()
+
+
+def test_where_no_step_is_whole_nothing_is_trained_over_it(corpus, tiny):
+    train.main(tiny())
+    for file in corpus.glob("out/tiny/checkpoints/*/trainer.safetensors"):
+        file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged"):
+        train.main(tiny(init_from="resume"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        train.main(tiny(init_from="auto", max_iters=20))
+
+
+def test_a_newer_format_is_no_damage(corpus, tiny):
+    train.main(tiny())
+    step = corpus / "out/tiny/checkpoints/step_00000012"
+    complete = json.loads((step / "COMPLETE").read_text())
+    for name in ("model.json", "trainer.json"):
+        content = json.dumps(json.loads((step / name).read_text()) | {"format": 99})
+        (step / name).write_text(content)
+        complete[name] = [len(content), hashlib.sha256(content.encode()).hexdigest()]
+    (step / "COMPLETE").write_text(json.dumps(complete))
+    with pytest.raises(CheckpointError, match="format"):
+        train.main(tiny(init_from="resume"))
+
+
+@pytest.mark.parametrize("where", ["split_loss", "complete"])
+def test_a_signal_while_evaluating_or_sampling_leaves_at_once_with_the_step_saved(
+    corpus, tiny, monkeypatch, where
+):  # fmt: skip
+    real, calls = getattr(train, where), itertools.count()
+    after = []
+
+    def interrupting(*arguments, **keys):
+        if next(calls) == 1:
+            ctrl_c()
+            after.append("went on")
+        return real(*arguments, **keys)
+
+    train.main(tiny(out_dir="out/whole"))
+    monkeypatch.setattr(train, where, interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(tiny())
+    assert not after
+    assert checkpoint.find(corpus / "out/tiny", "last").step == 4
+    train.main(tiny(init_from="resume"))
+    assert_same_run(corpus / "out/whole", corpus / "out/tiny")
+
+
+def test_a_signal_while_a_step_is_saved_waits_for_it(corpus, tiny, monkeypatch):
+    real = checkpoint.save
+
+    def interrupting(*arguments, step, **keys):
+        if step == 4:
+            ctrl_c()
+        return real(*arguments, step=step, **keys)
+
+    monkeypatch.setattr(checkpoint, "save", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(tiny())
+    assert checkpoint.newest_whole(checkpoint.steps(corpus / "out/tiny")).step == 4
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_step_before(corpus, tiny, monkeypatch):
+    train.main(tiny(out_dir="out/whole"))
+    real = checkpoint.save_tensors
+
+    def full(tensors, path):
+        if "step_00000008" in str(path) and path.name == "trainer.safetensors":
+            path.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device", str(path))
+        real(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_tensors", full)
+        with pytest.raises(OSError, match="No space left"):
+            train.main(tiny())
+    run = corpus / "out/tiny"
+    assert checkpoint.newest_whole(checkpoint.steps(run)).step == 4
+    assert read_status(run)["state"] == "failed"
+    train.main(tiny(init_from="resume"))
+    assert_same_run(corpus / "out/whole", run)
+
+
+def test_two_runs_in_one_folder_are_refused(corpus, tiny, monkeypatch):
+    refused = []
+
+    def another():
+        for init_from in ("resume", "auto", "scratch"):
+            with pytest.raises(UserError, match="another program is writing in out/tiny") as error:
+                train.main(tiny(init_from=init_from, overwrite=True, seed=2))
+            refused.append(error)
+
+    at_update(monkeypatch, 6, another)
+    train.main(tiny())
+    assert len(refused) == 3
+    assert checkpoint.find(corpus / "out/tiny", "last").step == 12
+
+
+def test_what_a_step_learns_from_does_not_depend_on_its_micro_batches(corpus, tiny):
+    for batches in ("random", "songs"):
+        for size in (1, 4):
+            changes = dict(batch_size=size, dropout=0.0, batches=batches, dtype="float32")
+            train.main(tiny(out_dir=f"out/{batches}-{size}", **changes))
+        a, b = (rows(corpus / f"out/{batches}-{size}") for size in (1, 4))
+        assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], abs=1e-4)
+
+
+def test_an_update_with_a_gradient_that_is_no_number_is_left_out_and_counted(
+    corpus, tiny, monkeypatch, capsys
+):  # fmt: skip
+    at_update(monkeypatch, 5, lambda: torch.tensor(math.nan))
+    summary = train.main(tiny())
+    assert summary.counts["updates left out"] == 1
+    assert "the weights stay as they were" in capsys.readouterr().out
+    [row] = [r for r in rows(corpus / "out/tiny") if r["split"] == "train" and r["step"] == 5]
+    assert row["grad_norm"] is None
+    assert checkpoint.find(corpus / "out/tiny", "last").step == 12
+    assert all(torch.isfinite(v).all() for v in weights(corpus / "out/tiny").values())
+
+
+def test_updates_that_stay_no_numbers_end_the_run_with_the_last_good_state(
+    corpus, tiny, monkeypatch
+):  # fmt: skip
+    monkeypatch.setattr(parallel, "clip", lambda *_: torch.tensor(math.inf))
+    with pytest.raises(ConfigError, match=r"(?s)gradient became inf at step 10.*is kept"):
+        train.main(tiny(max_iters=50))
+    run = corpus / "out/tiny"
+    first, last = (load_file(s.path / "model.safetensors") for s in checkpoint.steps(run)[::2])
+    assert all(torch.equal(first[k], last[k]) for k in first)
+
+
+def test_it_stops_early_where_validation_no_longer_improves(corpus, tiny, capsys):
+    still = dict(learning_rate=0.0, min_lr=0.0, patience=2, init_from="auto")
+    for changes in ({}, {"always_save_checkpoint": False}):
+        config = tiny(**still, **changes, out_dir=f"out/{len(changes)}")
+        summary = train.main(config)
+        assert summary.counts["stopped early"] == "no better for 2 evaluations"
+        assert checkpoint.find(corpus / config.out_dir, "last").step == 8
+        assert train.main(config).skipped
+    train.main(tiny(**still | dict(init_from="resume"), out_dir="out/0"))
+    assert checkpoint.find(corpus / "out/0", "last").step == 8
+
+
+def test_a_dry_run_says_all_and_writes_nothing(corpus, tiny, capsys):
+    before = sorted(corpus.rglob("*"))
+    train.main(tiny(dry_run=True))
+    said = capsys.readouterr().out
+    for part in ("memory: ", "time: ", "one batch", "  x | ", "  y | ", "parameters"):
+        assert part in said
+    assert sorted(corpus.rglob("*")) == before
+    train.main(tiny(max_iters=4))
+    before = sorted((p, p.stat().st_mtime_ns) for p in (corpus / "out").rglob("*"))
+    train.main(tiny(dry_run=True, init_from="auto", seed=9))
+    assert sorted((p, p.stat().st_mtime_ns) for p in (corpus / "out").rglob("*")) == before
+
+
+@pytest.mark.parametrize("batches", ["random", "songs"])
+def test_one_batch_is_learnt_by_heart(corpus, tiny, batches):
+    config = tiny(overfit_one_batch=True, batches=batches, max_iters=150, eval_interval=150,
+                  dropout=0.0, n_embd=32, min_lr=1e-2, tokens_per_step=64)  # fmt: skip
+    train.main(config)
+    losses = [row["loss"] for row in rows(corpus / "out/tiny") if row["split"] == "train"]
+    assert losses[-1] < 0.1
+    assert max(losses[-10:]) < 0.2
+
+
+def test_a_first_loss_far_from_chance_is_noted(corpus, tiny, capsys):
+    train.main(tiny(max_iters=2, warmup_iters=0))
+    assert "pure chance gives 3" not in capsys.readouterr().out
+    wild = dict(init="fan_in", tied_head=False, n_embd=16, overwrite=True, warmup_iters=0)
+    with pytest.MonkeyPatch.context() as patch:
+        real = begin.build
+
+        def loud(*arguments, **keys):
+            model = real(*arguments, **keys)
+            model.lm_head.weight.data *= 30
+            return model
+
+        patch.setattr(begin, "build", loud)
+        train.main(tiny(**wild, max_iters=2))
+    assert re.search(r"note: the first loss is .*pure chance gives", capsys.readouterr().out)
+
+
+def test_where_compilation_fails_it_is_said_once_and_the_run_goes_on(
+    corpus, tiny, monkeypatch, capsys
+):  # fmt: skip
+    def broken(*_, **__):
+        raise RuntimeError("no C++ compiler\nlong story")
+
+    monkeypatch.setattr(torch, "compile", lambda module: broken)
+    train.main(tiny(out_dir="out/a", compile=True))
+    said = capsys.readouterr().out
+    assert said.count("torch.compile fails here (no C++ compiler)") == 1
+    train.main(tiny(out_dir="out/b"))
+    assert_same_run(corpus / "out/a", corpus / "out/b")
+
+
+@pytest.mark.parametrize("when", ["rehearsal", "step"])
+def test_memory_that_does_not_suffice_names_three_knobs_with_numbers(
+    corpus, tiny, monkeypatch, when
+):  # fmt: skip
+    def out_of_memory(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: "
+                           "can't allocate memory: you tried to allocate 9 bytes.")  # fmt: skip
+
+    if when == "step":
+        at_update(monkeypatch, 2, out_of_memory)
+    else:
+        monkeypatch.setattr(GPT, "forward", out_of_memory)
+    knobs = r"--batch_size=1 .*GB\n.*--activation_checkpointing .*GB\n.*--block_size=32 .*GB"
+    with pytest.raises(UserError, match=f"(?s)out of memory on cpu.*{knobs}"):
+        train.main(tiny(block_size=64))
+
+
+def test_health_is_kept_where_it_is_asked_for_and_changes_nothing(corpus, tiny):
+    train.main(tiny(out_dir="out/a", health=True, log_interval=4))
+    train.main(tiny(out_dir="out/b", log_interval=4))
+    assert_same_run(corpus / "out/a", corpus / "out/b")
+    lines = (corpus / "out/a/health.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
+    assert (corpus / "out/a/health.png").is_file()
+    assert not (corpus / "out/b/health.jsonl").exists()
+
+
+@pytest.mark.parametrize("max_iters", [0, 12])
+def test_a_run_of_no_steps_and_a_resume_past_the_end(corpus, tiny, max_iters):
+    changes = dict(max_iters=max_iters, warmup_iters=0 if max_iters == 0 else 2)
+    train.main(tiny(**changes))
+    before = rows(corpus / "out/tiny")
+    train.main(tiny(init_from="resume", **changes))
+    assert rows(corpus / "out/tiny") == before
+    assert checkpoint.find(corpus / "out/tiny", "last").step == max_iters
 
 
 def test_auto_does_nothing_for_a_finished_run(corpus, tiny):
@@ -277,7 +567,8 @@ def test_without_always_save_only_improvements_and_the_end_are_saved(corpus, tin
 def test_the_step_is_divided_so_that_its_tokens_stay_the_same(tiny, changes, expected):
     config = tiny(**changes)
     runtime = train.detect(device="cpu", memory_gb=config.memory_gb)
-    assert train._batch(config, runtime, 50) == expected
+    division = estimate.divide(config, runtime, 50)
+    assert (division.batch_size, division.accumulation) == expected
 
 
 def test_a_small_memory_gives_smaller_micro_batches_of_the_same_step():
@@ -287,17 +578,17 @@ def test_a_small_memory_gives_smaller_micro_batches_of_the_same_step():
     for gb in (1.0, 2.0, 8.0):
         from dataclasses import replace
 
-        sizes[gb] = train._batch(config, replace(runtime, memory_gb=gb), 905)
-        assert sizes[gb][0] * sizes[gb][1] * 512 == 16_384
-    assert sizes[1.0][0] < sizes[8.0][0]
+        sizes[gb] = estimate.divide(config, replace(runtime, memory_gb=gb), 905)
+        assert sizes[gb].batch_size * sizes[gb].accumulation * 512 == 16_384
+    assert sizes[1.0].batch_size < sizes[8.0].batch_size
 
 
 def test_a_step_that_disagrees_is_refused_with_the_multiplication(tiny):
     runtime = train.detect(device="cpu")
     with pytest.raises(ConfigError, match=r"2 x block_size 32 x .* 3 = 192 tokens"):
-        train._batch(tiny(gradient_accumulation_steps=3), runtime, 50)
+        estimate.divide(tiny(gradient_accumulation_steps=3), runtime, 50)
     with pytest.raises(ConfigError, match="not a multiple"):
-        train._batch(tiny(tokens_per_step=100), runtime, 50)
+        estimate.divide(tiny(tokens_per_step=100), runtime, 50)
 
 
 def test_a_device_that_is_not_there_is_a_sentence():

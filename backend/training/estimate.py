@@ -1,0 +1,238 @@
+"""What a run will need, told before its first step: micro-batches, memory, minutes, and advice."""
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from backend.config.schema import ModelConfig, TrainConfig
+from backend.data.batches import Batch
+from backend.data.bins import Bins
+from backend.errors import ConfigError, UserError, first_line
+from backend.models import lora
+from backend.models.gpt import GPT, n_params, on_meta, training_gb
+from backend.runtime import Runtime
+from backend.training.optim import FIRST_BATCH
+
+ROOM = 0.85  # of the memory: allocators leave gaps
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the sequences of one step are dealt out."""
+
+    sequences: int  # of a full step, over all processes
+    batch_size: int  # sequences of one micro-batch
+    processes: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one process in a full step."""
+        return self.sequences // self.processes // self.batch_size
+
+    def rows(self, rank: int, of: int) -> list[range]:
+        """The micro-batches of a process in a step of `of` sequences."""
+        share = of // self.processes
+        first = rank * share
+        starts = range(first, first + share, self.batch_size)
+        return [range(start, min(start + self.batch_size, first + share)) for start in starts]
+
+
+def divide(config: TrainConfig, runtime: Runtime, vocab_size: int) -> Division:
+    """The recipe says the tokens of a step; the memory of one device says how they are divided.
+
+    Raises:
+        ConfigError: it cannot be divided so.
+    """
+    per_step, asked = config.tokens_per_step, config.gradient_accumulation_steps
+    T, processes = config.block_size, runtime.world_size
+    if per_step is None:
+        assert isinstance(config.batch_size, int)  # problems() saw to it
+        assert asked is not None
+        if asked % processes:
+            raise ConfigError(
+                f"gradient_accumulation_steps = {asked} is not a multiple of {processes} processes",
+                mend=f"--gradient_accumulation_steps={max(1, asked // processes) * processes}",
+            )
+        return Division(config.batch_size * asked, config.batch_size, processes)
+    if per_step % T:
+        raise ConfigError(
+            f"tokens_per_step = {per_step:,} is not a multiple of block_size = {T}",
+            mend=f"--tokens_per_step={max(1, per_step // T) * T}",
+        )
+    sequences = per_step // T
+    smallest = sequences // FIRST_BATCH if config.batch_warmup_iters else sequences
+    if processes > 1 and (sequences % processes or smallest % processes or not smallest):
+        first = f", of which the batch's warm-up begins with {smallest}" * (smallest < sequences)
+        raise ConfigError(
+            f"a step of {sequences} sequences of {T} tokens{first}, cannot be dealt out to "
+            f"{processes} processes alike",
+            mend=f"--tokens_per_step={processes * T * max(FIRST_BATCH, sequences // processes)}, "
+            "or other processes",
+        )
+    mine = sequences // processes
+    if config.batch_size == "auto":
+        fits = [
+            2**i
+            for i in range(mine.bit_length())
+            if mine % 2**i == 0 and _gb(config, vocab_size, 2**i) <= ROOM * runtime.memory_gb
+        ]
+        batch_size = mine // (asked // processes or 1) if asked else max(fits, default=1)
+    else:
+        batch_size = config.batch_size
+    accumulation = asked or max(1, mine // batch_size) * processes
+    if batch_size * accumulation != sequences:
+        raise ConfigError(
+            f"batch_size {batch_size} x block_size {T} x gradient_accumulation_steps "
+            f"{accumulation} = {batch_size * T * accumulation:,} tokens, but tokens_per_step "
+            f"= {per_step:,}",
+            mend="leave out one of them",
+        )
+    return Division(sequences, batch_size, processes)
+
+
+def _gb(config: TrainConfig, vocab_size: int, batch_size: int) -> float:
+    """Estimate of the memory of a step, in GB."""
+    model = on_meta(config.part(ModelConfig), vocab_size)
+    if config.lora_rank:
+        lora.add(model, config.lora_rank, 1.0)
+    return training_gb(model, batch_size, checkpointing=config.activation_checkpointing)
+
+
+def rehearse(
+    step: Callable[[Callable[..., Any]], object],
+    eager: Callable[..., Any],
+    compiled: Callable[..., Any] | None,
+) -> tuple[Callable[..., Any], float]:
+    """One micro-batch to warm up and one by the clock; the weights stay as they are.
+
+    Where compilation fails, for want of a C++ compiler, of Triton or of support for the device, it
+    is said once, and the run goes on without.
+
+    Args:
+        step: forward and backward through the function that it is given.
+    Returns:
+        (what is called in training, seconds of a micro-batch)
+    """
+    call = eager
+    if compiled is not None:
+        began = time.monotonic()
+        try:
+            step(compiled)
+            call = compiled
+            print(f"compiled in {time.monotonic() - began:.0f} s", flush=True)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            print(
+                f"note: torch.compile fails here ({first_line(error)}); going on without, slower",
+                flush=True,
+            )
+    if call is eager:
+        step(eager)
+    began = time.monotonic()
+    step(call)
+    return call, time.monotonic() - began
+
+
+def forecast(config: TrainConfig, division: Division, model: GPT, seconds: float, left: int) -> str:
+    """Two lines: the memory and the time of the run."""
+    gb = training_gb(model, division.batch_size, checkpointing=config.activation_checkpointing)
+    device = next(model.parameters()).device
+    memory = f"about {gb:.1f} GB for a step"
+    if device.type == "cuda":
+        memory = (
+            f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GB for a micro-batch, and "
+            f"{_state_gb(model):.1f} GB for the optimizer"
+        )
+    total = seconds * division.accumulation * left
+    return (
+        f"memory:   {memory}\n"
+        f"time:     {clock(total)} for {left:,} steps of {seconds * division.accumulation:.2f} s, "
+        "without evaluations"
+    )
+
+
+def _state_gb(model: GPT) -> float:
+    return 8 * sum(p.numel() for p in model.parameters() if p.requires_grad) / 2**30
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def advice(config: TrainConfig, bins: Bins, model: GPT, division: Division) -> str | None:
+    """Will it learn the songs by heart? By passes over the data, and parameters for a character.
+
+    The steps follow what was measured on small corpora (docs/log.md): up to 4 passes want no
+    dropout, 40 passes over 30,000 characters want 0.3.
+    """
+    tokens = len(bins.train.tokens)
+    epochs = config.max_iters * division.sequences * config.block_size / tokens
+    wanted = next(
+        rate for least, rate in ((40, 0.3), (15, 0.2), (4, 0.1), (0, 0.0)) if epochs >= least
+    )
+    if wanted <= config.dropout or config.lora_rank:
+        return None
+    per_char = n_params(model) / max(1, bins.train.chars)
+    return (
+        f"{epochs:.0f} passes over {bins.train.chars:,} characters, {per_char:.1f} parameters for "
+        f"each, at dropout {config.dropout:g}: the songs will be learnt by heart. "
+        f"--dropout={wanted} helps, and --patience=5 stops when validation no longer improves"
+    )
+
+
+def excerpt(batch: Batch, bins: Bins, width: int = 60) -> str:
+    """The first rows of a batch, x above y: what is read and what is to be guessed."""
+    lines = []
+    for x, y in itertools.islice(zip(batch.x.tolist(), batch.y.tolist(), strict=True), 2):
+        for name, ids in (("x", x), ("y", y)):
+            shown = bins.tokenizer.decode([i for i in ids[:width] if i >= 0])
+            lines.append(f"  {name} | {shown[:width]!r}")
+    return "\n".join(lines)
+
+
+# --- when it does not fit -------------------------------------------------------------------------
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On any device: a CPU's allocator raises a plain RuntimeError."""
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    text = str(error).lower()
+    return named or "can't allocate memory" in text or "out of memory" in text
+
+
+def out_of_memory(
+    config: TrainConfig, division: Division, model: GPT, runtime: Runtime
+) -> UserError:
+    """The message with the three knobs that help, and what each would need."""
+    now, vocab_size = division.batch_size, model.vocab_size
+    knobs = []
+    if now > 1:
+        gb = _gb(config, vocab_size, now // 2)
+        knobs.append(f"--batch_size={now // 2} (the same step in more pieces): {gb:.1f} GB")
+    if not config.activation_checkpointing:
+        gb = training_gb(model, now, checkpointing=True)
+        knobs.append(f"--activation_checkpointing (a third slower): {gb:.1f} GB")
+    if config.block_size >= 64:
+        shorter = on_meta(_with_block(config, config.block_size // 2), vocab_size)
+        gb = training_gb(shorter, now, checkpointing=config.activation_checkpointing)
+        knobs.append(f"--block_size={config.block_size // 2} (less context): {gb:.1f} GB")
+    gb = training_gb(model, now, checkpointing=config.activation_checkpointing)
+    return UserError(
+        f"out of memory on {runtime.device}, with {now} sequences of {config.block_size} tokens",
+        why=f"a step needs about {gb:.1f} GB, and the device has {runtime.memory_gb:.1f} GB, "
+        "shared with whatever else runs",
+        mend="one of\n    " + "\n    ".join(knobs),
+    )
+
+
+def _with_block(config: TrainConfig, block_size: int) -> ModelConfig:
+    shape: Any = config.part(ModelConfig).as_dict() | {"block_size": block_size}
+    return ModelConfig(**shape)
