@@ -38,7 +38,7 @@ def lyrics_pipeline(
     dataset: str | None = None,
     run: str | None = None,
     tokenizer: str = "char",
-    config: str = "config/lyrics_cpu.py",
+    config: str | None = None,
     train_overrides: list[str] | None = None,
     num_samples: int = 3,
     start: str = "",

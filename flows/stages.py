@@ -31,6 +31,7 @@ from backend.training.log import read_status
 from flows import child
 
 VOCAB_SIZE = BinarizeConfig().vocab_size
+SMALL = 300_000  # characters: with fewer the larger recipe learns the songs by heart
 
 
 def crawl_config(config: PipelineConfig) -> CrawlConfig:
@@ -104,15 +105,26 @@ def sample(config: PipelineConfig) -> State[Any]:
 def train_command(config: PipelineConfig) -> list[str]:
     """What a person would type after `python -m`."""
     begin = ["--init_from=scratch", "--overwrite"] if config.force else ["--init_from=auto"]
+    bins = data_dir(config) / tokenizers.folder(config.tokenizer, VOCAB_SIZE)
     return [
         "backend.training.train",
-        config.config,
-        f"--dataset={data_dir(config) / tokenizers.folder(config.tokenizer, VOCAB_SIZE)}",
+        config.config or _recipe(bins),
+        f"--dataset={bins}",
         f"--out_dir={out_dir(config)}",
         f"--profile={config.profile}",
         *begin,
         *(f"--{override}" for override in config.train_overrides),
     ]
+
+
+def _recipe(bins: Path) -> str:
+    """The recipe for a corpus of this size; before there is one, that for a small one."""
+    try:
+        meta = json.loads((bins / "meta.json").read_text(encoding="utf-8"))
+        characters = int(meta["splits"]["train"]["chars"])
+    except (OSError, ValueError, KeyError, TypeError):
+        characters = 0  # what is wrong with the bins is for training to say
+    return "config/lyrics_small.py" if characters < SMALL else "config/lyrics_cpu.py"
 
 
 def _train(config: PipelineConfig) -> Summary:

@@ -19,6 +19,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -67,13 +68,13 @@ def program(
         main(load(config_type, argv))
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        _tell("interrupted; what was finished is kept")
         return 130
     except Terminated:
-        print("terminated; what was finished is kept", file=sys.stderr)
+        _tell("terminated; what was finished is kept")
         return 143
     except BrokenPipeError:  # whoever read us has seen enough, as `| head` does
         os.dup2(
@@ -84,14 +85,22 @@ def program(
         if error.errno not in USERS_DISK:
             raise
         where = f" {error.filename}" if error.filename else " the disk"
-        print(
+        _tell(
             f"error: cannot use{where}: {error.strerror}\n"
-            "  mend: choose another folder, or free space and permissions there",
-            file=sys.stderr,
+            "  mend: choose another folder, or free space and permissions there"
         )
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _tell(text: str) -> None:
+    """On stderr, unless the terminal is gone: the exit code says it too."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # or Python tries again at exit, and exits with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 # Faults of the user's disk rather than of our code.

@@ -649,24 +649,70 @@ class BenchConfig(Settings):
     """Bench: measured figures -> marked sections of docs/benchmarks.md"""
 
     only: tuple[
-        Literal["help", "road", "tests", "clean", "bins", "model", "attention", "lora"], ...
-    ] = ("help", "road", "tests", "clean", "bins", "model", "attention", "lora")
+        Literal[
+            "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
+            "generation", "train", "ladder", "step", "small_gpu",
+        ],
+        ...,
+    ] = (
+        "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
+        "generation", "step", "small_gpu", "train",
+    )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
     and unchanged. tests: time of `make test-fast` and `make test`. clean: songs by the hundred
-    thousand. bins: characters and GPT-2's BPE beside the naive way. model: GPT-2 124M forward and
-    backward beside Hugging Face's and nanoGPT's. attention: every kind trained on a text. lora:
-    memory of a step with and without."""
+    thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
+    batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
+    every kind trained on a text. lora: memory of a step with and without. generation: tokens a
+    second beside Hugging Face's and nanoGPT's. train: runs beside nanoGPT's CPU recipe, to its loss
+    and for its time; needs text and nanogpt. ladder: what buys how much of that; the same, and by
+    name only. step: training steps of GPT-2 124M on this device. small_gpu: config/train_darklyrics
+    within 8 GB of a CUDA GPU. What lacks something that it needs is left out, with a line."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""
     text: str | None = None
-    """The text that bins are made of and the kinds of attention trained on; none is the demo
-    songbook."""
+    """The text that bins are made of and models are trained on; none is the demo songbook, but in
+    train and ladder, which need one."""
     songs: str | None = None
-    """A corpus folder whose raw songs are multiplied to measure cleaning; none is the demo
-    songbook."""
+    """A corpus folder: its raw songs are multiplied to measure cleaning and batches, none is the
+    demo songbook; train repeats its comparison on its data.json, none leaves that out."""
+    seeds: int = 3
+    """Runs of ours in train, each with its own seed; nanoGPT's train.py has one only."""
+    max_iters: int = 2000
+    """Steps of nanoGPT's recipe in train and ladder, whose time is ours too. 2,000 are the recipe;
+    fewer try the bench out."""
+    picture: str = "assets/equal_time.png"
+    """Where train draws both losses over the seconds."""
+    batch_size: int = 12
+    """step: sequences at once. This and what follows are the keys of nanoGPT's bench.py, and its
+    defaults, which are for a GPU; on a CPU say batch_size=2, block_size=256."""
+    block_size: int = 1024
+    """step: tokens of context."""
+    bias: bool = False
+    """step: biases in linear layers and norms."""
+    real_data: bool = True
+    """step: read batches from dataset; False: one batch of random ids, so that loading costs
+    nothing. The same where there is no dataset, which is said."""
+    dataset: str = "openwebtext/gpt2"
+    """step: a folder of bins of GPT-2's tokens, as in training."""
+    seed: int = 1337
+    """step: of weights and batches. train: of the first of our runs."""
+    device: str = "auto"
+    """step: cpu, cuda, mps; auto takes what there is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """step: precision, as in training."""
+    compile: bool | Literal["auto"] = "auto"
+    """step and small_gpu: torch.compile; auto: on CUDA only. nanoGPT's bench.py is told the
+    same."""
+    profile: bool = False
+    """step: afterwards write a trace of some steps of ours to out/bench/trace.json, for
+    chrome://tracing or Perfetto, and print the operators that take longest."""
     file: str = "docs/benchmarks.md"
     """The page whose marked sections are rewritten."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "seeds", "max_iters", "batch_size", "block_size")
+        yield from _at_least(self, 0, "seed")
 
 
 # --- the flow ------------------------------------------------------------------------------------
@@ -694,8 +740,9 @@ class PipelineConfig(Settings):
     """Run out/<run>; none is the name of the dataset."""
     tokenizer: Literal["char", "gpt2", "bpe"] = "char"
     """Tokens, as in binarize; bpe is of 4,096."""
-    config: str = "config/lyrics_cpu.py"
-    """The training recipe."""
+    config: str | None = None
+    """The training recipe. None goes by the corpus: config/lyrics_small.py where there are less
+    than 300,000 characters to train on, else config/lyrics_cpu.py."""
     train_overrides: tuple[str, ...] = ()
     """Keys of training on top of the recipe: --train_overrides max_iters=500 n_layer=6."""
     num_samples: int = 3

@@ -37,7 +37,7 @@ def baselines(bins: Bins) -> dict[str, Baseline]:
     """Name -> score; read where these very bins were scored before, else computed and kept.
 
     Raises:
-        DataError: the validation split holds no song.
+        DataError: the validation split holds no song, or an id is beyond the vocabulary.
     """
     if (kept := _read(bins.folder)) and kept[0] == bins.sha256:
         return kept[1]
@@ -48,7 +48,15 @@ def baselines(bins: Bins) -> dict[str, Baseline]:
         )
     size = bins.tokenizer.vocab_size
     scored = _scored(bins.val, size)
-    likely = np.log(_counted(bins.train, size) + 1.0)
+    counted = _counted(bins.train, size)
+    for name, counts in (("val", scored), ("train", counted)):
+        if len(counts) > size:
+            raise bins.damaged(
+                f"token id {len(counts) - 1} in {bins.folder}/{name}.bin, but its vocabulary has "
+                f"{size} ids",
+                why="the model has no embedding for it",
+            )
+    likely = np.log(counted + 1.0)
     n, bits = int(scored.sum()), math.log(2) * bins.val.chars
     nats = {
         "uniform": n * math.log(size),
@@ -85,11 +93,18 @@ def _read(folder: Path) -> tuple[str, dict[str, Baseline]] | None:
 
 
 def _counted(split: Split, size: int) -> npt.NDArray[np.int64]:
-    """How often each id stands in a stream, header lines and all: (V,)."""
+    """How often each id stands in a stream, header lines and all: (V,), or longer where an id is
+    beyond the vocabulary."""
     counts = np.zeros(size, np.int64)
     for start in range(0, len(split.tokens), CHUNK):
-        counts += np.bincount(split.tokens[start : start + CHUNK], minlength=size)
+        counts = _plus(counts, split.tokens[start : start + CHUNK])
     return counts
+
+
+def _plus(counts: npt.NDArray[np.int64], ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    more = np.bincount(ids, minlength=len(counts))
+    more[: len(counts)] += counts
+    return more
 
 
 def _scored(split: Split, size: int) -> npt.NDArray[np.int64]:
@@ -101,6 +116,6 @@ def _scored(split: Split, size: int) -> npt.NDArray[np.int64]:
         inside = np.zeros(len(ids) + 1, np.int64)  # +1 where a header begins, -1 where it ended
         np.add.at(inside, np.clip(heads + 1 - start, 0, len(ids)), 1)
         np.add.at(inside, np.clip(texts - start, 0, len(ids)), -1)
-        counts += np.bincount(ids[np.cumsum(inside[:-1]) == 0], minlength=size)
+        counts = _plus(counts, ids[np.cumsum(inside[:-1]) == 0])
     counts[split.tokens[:1]] -= 1  # the first end-of-text closes nothing
     return counts

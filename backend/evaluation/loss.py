@@ -16,7 +16,7 @@ Letters: B batch, T window, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +51,20 @@ class SplitLoss:
 
 
 @torch.no_grad()  # not inference_mode: FSDP would keep buffers made in it, and train on them
-def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 16) -> SplitLoss:
+def split_loss(
+    model: GPT,
+    split: Split,
+    runtime: Runtime,
+    *,
+    batch_size: int = 16,
+    between: Callable[[], object] = lambda: None,
+) -> SplitLoss:
     """Score every song of a split. Of several processes each scores a share, and must call it; all
     get the whole result.
 
     Args:
         model: the GPT itself, which DDP holds inside and FSDP changed in place.
+        between: called before each batch, by all processes equally often; it may raise.
     Raises:
         DataError: the split holds no song.
     """
@@ -73,6 +81,7 @@ def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 
     # dealt out in turn: neighbours are about as long. Under FSDP a forward is a collective, so who
     # has none left goes through the last one again and scores nothing
     for first in range(0, len(batches), runtime.world_size):
+        between()
         mine = first + runtime.rank
         batch = batches[min(mine, len(batches) - 1)]
         longest = max(len(x) for x, _ in batch)
@@ -80,6 +89,12 @@ def split_loss(model: GPT, split: Split, runtime: Runtime, *, batch_size: int = 
         y = np.full((len(batch), longest), IGNORE, dtype=np.int64)
         for row, (ids, targets) in enumerate(batch):
             x[row, : len(ids)], y[row, : len(targets)] = ids, targets
+        if (worst := int(x.max())) >= model.vocab_size:
+            raise DataError(
+                f"token id {worst} in the validation split, but the vocabulary has "
+                f"{model.vocab_size} ids",
+                mend="make the bins again: --force in python -m backend.data.binarize",
+            )
         if mine >= len(batches):
             y.fill(IGNORE)
         with runtime.autocast():

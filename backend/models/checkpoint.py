@@ -181,9 +181,12 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 @contextmanager
 def _making(folder: Path) -> Iterator[Path]:
     """A fresh neighbour of `folder`, which takes its name when the block ends well."""
-    family = "step_*" if folder.name.startswith("step_") else folder.name
+    family = "*" if folder.name.startswith("step_") else folder.name  # an index too
     for half in folder.parent.glob(f".tmp-{family}"):  # of a save that was killed
-        shutil.rmtree(half, ignore_errors=True)
+        if half.is_dir():
+            shutil.rmtree(half, ignore_errors=True)
+        else:
+            half.unlink(missing_ok=True)
     temporary = folder.with_name(f".tmp-{folder.name}")
     temporary.mkdir(parents=True)
     try:

@@ -83,13 +83,20 @@ def _refuse_lora(config: TrainConfig) -> None:
 ON_PURPOSE = ("command line", "parameter")
 
 
+def _on_purpose(config: TrainConfig, origin: str | None) -> bool:
+    """Was a value said for these weights? On the command line, or in the recipe that names them."""
+    return origin in ON_PURPOSE or (
+        origin is not None and origin == config.origins.get("init_from")
+    )
+
+
 def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
     """The settings with the shape that the weights have.
 
     Weights win over defaults, and over a recipe that says otherwise (this is told). The command
-    line may shorten or extend the block and change the kind of attention; a recipe may shorten the
-    block. When resuming, anything said must agree, but for the recipe of a run that began from
-    weights, which lost then too.
+    line, and a recipe that names the weights itself, may shorten or extend the block and change the
+    kind of attention; any recipe may shorten the block. When resuming, anything said must agree,
+    but for the recipe of a run that began from weights, which lost then too.
 
     Raises:
         CheckpointError: the command line, or a resumed run's recipe, contradicts the weights.
@@ -108,7 +115,8 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
         for key in own
     }
     resumed = config.init_from in ("resume", "auto")
-    new_kind = said["attn_type"] in ON_PURPOSE and own["attn_type"] != theirs["attn_type"]
+    purposes = {key: _on_purpose(config, origin) for key, origin in said.items()}
+    new_kind = purposes["attn_type"] and own["attn_type"] != theirs["attn_type"]
     taken: dict[str, Any] = {}
     refused = []
     for key, value in theirs.items():
@@ -116,7 +124,9 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
         if own[key] == value or key == "dropout":
             continue
         shorter = key == "block_size" and own[key] < value
-        verdict = _verdict(key, origin, resumed, bool(facts.get("from")), shorter, new_kind)
+        verdict = _verdict(
+            key, origin, purposes[key], resumed, bool(facts.get("from")), shorter, new_kind
+        )
         if verdict == "refuse":
             whose = "run has" if resumed else "weights have"
             refused.append(f"{key} = {own[key]} ({origin}; the {whose} {value})")
@@ -140,14 +150,23 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
             mend="leave these keys out" + (" when resuming" if resumed else ""),
         )
     origins = dict(config.origins) | dict.fromkeys(taken, str(source))
-    return _with_alpha(dataclasses.replace(config, **taken, origins=origins))
+    whole = _with_alpha(dataclasses.replace(config, **taken, origins=origins))
+    before = set(config.problems())
+    if problems := [p for p in whole.problems() if p not in before]:  # such as adapters under FSDP
+        raise ConfigError(f"what {source} is does not go with the settings: {'; '.join(problems)}")
+    return whole
 
 
 def _verdict(
-    key: str, origin: str | None, resumed: bool, from_weights: bool, shorter: bool, new_kind: bool
+    key: str,
+    origin: str | None,
+    on_purpose: bool,
+    resumed: bool,
+    from_weights: bool,
+    shorter: bool,
+    new_kind: bool,
 ) -> Literal["keep", "take", "refuse"]:
     """Of a key that differs: is what was said kept, are the weights believed, or is it refused?"""
-    on_purpose = origin in ON_PURPOSE
     if origin is None:  # nobody said it; a new kind has a scale of its own
         return "keep" if key == "attn_scale" and new_kind else "take"
     if resumed:

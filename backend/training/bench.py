@@ -1,8 +1,10 @@
 """Bench: measured figures -> the marked sections of docs/benchmarks.md.
 
     python -m backend.training.bench --only=help,road
+    python -m backend.training.bench --only=train --text=tinyshakespeare.txt --nanogpt=PATH
 
-Each section says machine, date, commit and command. Nobody types figures there.
+Each section says machine, date, commit and command. Nobody types figures there. A section that
+needs what is not here is left out with a line, and stays as it is on the page.
 """
 
 import os
@@ -15,13 +17,16 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from backend.config.loader import program
 from backend.config.schema import BenchConfig
 from backend.errors import ConfigError
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
-from backend.training import bench_data, bench_model
+from backend.training import bench_data, bench_model, bench_step, bench_train
 from backend.training.log import read_metrics
 from backend.training.measure import measure, python
 
@@ -31,29 +36,44 @@ HELP_RUNS = 5
 def main(config: BenchConfig) -> Summary:
     started = time.monotonic()
     path = Path(config.file)
-    for name in config.only:
+    lacking = {name: why for name in config.only if (why := SECTIONS[name].lacks(config))}
+    if len(lacking) == len(config.only):
+        told = "; ".join(f"{name}: {why}" for name, why in lacking.items())
+        raise ConfigError(f"nothing of {', '.join(config.only)} can be measured here: {told}")
+    for name, why in lacking.items():
+        print(f"leaving out {name}: {why}", flush=True)
+    chosen = [name for name in config.only if name not in lacking]
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for name in chosen:
+        replaced(page, name, "", path)  # hours are not to be measured for a page without marks
+    for name in chosen:
         print(f"measuring {name} ...", flush=True)
-        text = SECTIONS[name](config)
+        text = SECTIONS[name].measure(config)
         machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         head = (
             f"{date.today()}, commit {git_commit()}, {machine}, "
             f"Python {platform.python_version()}, PyTorch {packages()['torch']}: "
             f"`python -m backend.training.bench --only={name}{_given(config, name)}`"
         )
-        _replace_section(path, name, f"{head}\n\n{text}")
+        page = path.read_text(encoding="utf-8")  # somebody may have written on it meanwhile
+        with atomic_write(path) as file:
+            file.write(replaced(page, name, f"{head}\n\n{text}", path))
         print(text, flush=True)
     seconds = time.monotonic() - started
-    return Summary("bench", path, {"sections": len(config.only)}, seconds)
+    return Summary("bench", path, {"sections": len(chosen)}, seconds)
 
 
 def _given(config: BenchConfig, name: str) -> str:
-    """The keys that a section's figures depend on, for its command."""
-    if name in ("attention", "bins") and config.text:
-        return f" --text={Path(config.text).name}"
-    if name == "clean" and config.songs:
-        return f" --songs={config.songs}"
-    checkout = config.nanogpt or os.environ.get("NANOGPT")
-    return " --nanogpt=PATH" if name == "model" and checkout else ""
+    """The keys that a section's figures depend on, for its command; no path of this machine."""
+    words = []
+    default = BenchConfig()
+    for key in SECTIONS[name].keys:
+        value = getattr(config, key)
+        if key == "nanogpt":
+            words += ["--nanogpt=PATH"] * bool(bench_model.checkout(config))
+        elif value != getattr(default, key):
+            words.append(f"--{key}={Path(value).name if key == 'text' else value}")
+    return "".join(f" {word}" for word in words)
 
 
 def _help(config: BenchConfig) -> str:
@@ -99,31 +119,65 @@ def _tests(config: BenchConfig) -> str:
     return table(["command", "seconds", "result"], rows)
 
 
-SECTIONS: dict[str, Callable[[BenchConfig], str]] = {
-    "help": _help,
-    "road": _road,
-    "tests": _tests,
-    "model": bench_model.model,
-    "attention": bench_model.attention,
-    "lora": bench_model.lora_memory,
-    "clean": bench_data.clean,
-    "bins": bench_data.bins,
+# --- the sections ---------------------------------------------------------------------------------
+
+
+def _nothing(config: BenchConfig) -> str | None:
+    return None
+
+
+def _text_and_nanogpt(config: BenchConfig) -> str | None:
+    given = {"--text=FILE": config.text, "--nanogpt=PATH": bench_model.checkout(config)}
+    if config.text and not Path(config.text).is_file():
+        return f"there is no {config.text}"
+    missing = [key for key, value in given.items() if not value]
+    return f"it needs {' and '.join(missing)}" if missing else None
+
+
+def _cuda(config: BenchConfig) -> str | None:
+    return None if torch.cuda.is_available() else "it needs a CUDA GPU"
+
+
+class Section(NamedTuple):
+    """What is measured, on which keys that depends, and what is missing here."""
+
+    measure: Callable[[BenchConfig], str]
+    keys: tuple[str, ...] = ()
+    lacks: Callable[[BenchConfig], str | None] = _nothing
+
+
+RACE = ("text", "nanogpt", "max_iters", "seed")
+STEP = ("nanogpt", "batch_size", "block_size", "bias", "real_data", "dataset", "seed", "device",
+        "dtype", "compile")  # fmt: skip
+SECTIONS: dict[str, Section] = {
+    "help": Section(_help),
+    "road": Section(_road),
+    "tests": Section(_tests),
+    "model": Section(bench_model.model, ("nanogpt",)),
+    "generation": Section(bench_model.generation, ("nanogpt",)),
+    "attention": Section(bench_model.attention, ("text",)),
+    "lora": Section(bench_model.lora_memory),
+    "clean": Section(bench_data.clean, ("songs",)),
+    "bins": Section(bench_data.bins, ("text",)),
+    "data": Section(bench_data.batches, ("songs",)),
+    "train": Section(bench_train.train, (*RACE, "songs", "seeds"), _text_and_nanogpt),
+    "ladder": Section(bench_train.ladder, RACE, _text_and_nanogpt),
+    "step": Section(bench_step.step, STEP, bench_step.too_much_for_a_cpu),
+    "small_gpu": Section(bench_step.small_gpu, ("compile",), _cuda),
 }
 
 
-def _replace_section(path: Path, name: str, text: str) -> None:
-    """Put `text` between the marks of a section; the rest of the page stays.
+def replaced(page: str, name: str, text: str, path: Path) -> str:
+    """The page with `text` between the marks of a section; the rest stays.
 
     Raises:
         ConfigError: the page has no such marks.
     """
     begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-    page = path.read_text(encoding="utf-8") if path.is_file() else ""
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(page):
         raise ConfigError(f"{path} has no section {begin} ... {end}", mend="put the marks in")
-    with atomic_write(path) as file:
-        file.write(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", page))
+    return pattern.sub(lambda _: f"{begin}\n{text}\n{end}", page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures of data preparation: cleaning by the hundred thousand, bins beside the naive way.
+"""Figures of data: cleaning by the hundred thousand, bins and batches beside the naive way.
 
 Part of `backend/training/bench.py`.
 """
@@ -10,13 +10,26 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from backend.config.schema import BenchConfig
-from backend.data.song import SONGS_TABLE, Song, put_song, raw_path, read_raw, song_id
+from backend.data.batches import open_batches
+from backend.data.bins import Bins
+from backend.data.song import (
+    SONGS_TABLE,
+    CleanSong,
+    Song,
+    put_song,
+    raw_path,
+    read_raw,
+    song_id,
+    write_songs,
+)
 from backend.report import table
 from backend.scrapers import demo_site
 from backend.training.measure import measure, python
@@ -24,6 +37,7 @@ from backend.training.measure import measure, python
 SIZES = (10_000, 30_000, 120_000, 300_000)  # songs
 NEAR = 0.1  # share of copies that are versions of another song
 ROUNDS = 3
+BATCH, BLOCK, DRAWS, CORPUS = 32, 256, 200, 3000  # rows, tokens, batches a round, songs
 SMALL, MIDDLE, LARGE = 20_000_000, 100_000_000, 1_000_000_000  # bytes of text
 
 # What nanoGPT's prepare scripts do, in our own words; prints seconds, writes the ids.
@@ -102,6 +116,60 @@ def bins(config: BenchConfig) -> str:
         "for gpt2 one tiktoken thread. Seconds without loading Python; the same ids, compared."
     )
     return f"{table(head, rows)}\n\n{note}"
+
+
+def batches(config: BenchConfig) -> str:
+    """Drawing a batch: nanoGPT's way, our random windows, our rows of songs; in turn."""
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name)
+        songs = (
+            CleanSong(text=song.lyrics or "", song_name=song.title, artist_name=song.artist)
+            for song in _multiplied(_songs(config), CORPUS)
+        )
+        write_songs(corpus / "data.json", (song.to_json() for song in songs))
+        measure(python("backend.data.binarize", f"--data_dir={corpus}"))
+        bins = Bins.open(str(corpus / "char"))
+        ways: dict[str, Callable[[int], object]] = {
+            "nanoGPT's way": lambda step: _get_batch(corpus / "char" / "train.bin")
+        }
+        for kind, title in (("random", "ours, random windows"), ("songs", "ours, rows of songs")):
+            source = open_batches(kind, bins, seed=0, block_size=BLOCK, document_mask=False)
+
+            def take(step: int, take: Callable[..., object] = source.take) -> object:
+                return take(step, done=step * BATCH, of=BATCH, rows=range(BATCH))
+
+            ways[title] = take
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for round_ in range(ROUNDS + 1):
+            for way, draw in ways.items():
+                began = time.perf_counter()
+                for step in range(round_ * DRAWS, (round_ + 1) * DRAWS):
+                    draw(step)
+                if round_:  # the first one warms up
+                    times[way].append((time.perf_counter() - began) / DRAWS * 1000)
+        medians = {way: statistics.median(each) for way, each in times.items()}
+        base = medians["nanoGPT's way"]
+        rows = [[way, f"{ms:.2f}", f"{base / ms:.1f}"] for way, ms in medians.items()]
+        tokens = len(bins.train.tokens)
+    note = (
+        f"{BATCH} rows of {BLOCK} characters from {tokens:,}; medians of {ROUNDS} rounds of "
+        f"{DRAWS} batches, each epoch's order of the songs included. Training draws them in "
+        "another thread, ahead of the step."
+    )
+    return f"{table(['', 'ms a batch', 'times as fast'], rows)}\n\n{note}"
+
+
+def _get_batch(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """As nanoGPT's train.py draws a batch, in our own words: the file mapped anew, two copies."""
+    data = np.memmap(path, dtype=np.uint16, mode="r")
+    starts = torch.randint(len(data) - BLOCK, (BATCH,)).tolist()
+    x, y = (
+        torch.stack(
+            [torch.from_numpy(data[s + o : s + o + BLOCK].astype(np.int64)) for s in starts]
+        )
+        for o in (0, 1)
+    )
+    return x, y
 
 
 def _ours(folder: Path, text: Path, kind: str) -> tuple[float, float]:

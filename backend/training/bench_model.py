@@ -1,4 +1,5 @@
-"""Figures of the model: beside its peers, of every kind of attention, with and without LoRA.
+"""Figures of the model: beside its peers in training and in writing, of every kind of attention,
+with and without LoRA.
 
 Part of `backend/training/bench.py`. What is compared runs in turn, so that a busy machine slows all
 of it alike; figures are medians.
@@ -9,8 +10,9 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from backend.config.schema import PRESETS, BenchConfig, ModelConfig
 from backend.data.tokenizers import CharTokenizer
 from backend.errors import ConfigError
 from backend.models import lora
+from backend.models.generation import tokens
 from backend.models.gpt import GPT, n_params
 from backend.report import table
 from backend.runtime import keep_freed_memory
@@ -30,6 +33,8 @@ from backend.runtime import keep_freed_memory
 ROUNDS = 5
 SHAPES = ((2, 256), (1, 1024))  # sequences x tokens
 VOCABULARY = 50_304  # padded, for all of them alike
+# Writing: nanoGPT reads its whole context for every token, so it is asked for fewer.
+PROMPT, NEW, NEW_UNCACHED, K = 8, 100, 25, 200
 # The table of attention kinds: facts of the trial on which the defaults rest.
 SONGBOOK = Path(__file__).resolve().parents[2] / "assets" / "demo_songbook"
 SMALL = ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64)
@@ -38,22 +43,26 @@ STEPS, BATCH, RATE, SEEDS = 500, 16, 1e-3, (1, 2, 3)
 Step = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T+1) -> loss ()
 
 
+def checkout(config: BenchConfig) -> Path | None:
+    """Where nanoGPT lies, if it does.
+
+    Raises:
+        ConfigError: what was named is no checkout of it.
+    """
+    named = config.nanogpt or os.environ.get("NANOGPT")
+    if named and not (Path(named) / "model.py").is_file():
+        raise ConfigError(f"no model.py in {named}", mend="--nanogpt=PATH of a checkout of nanoGPT")
+    return Path(named).absolute() if named else None
+
+
 def model(config: BenchConfig) -> str:
     """Forward and backward of GPT-2 124M: nanoGPT's, Hugging Face's, ours; each in a process of its
     own, that do a step in turn."""
-    checkout = config.nanogpt or os.environ.get("NANOGPT")
-    if checkout and not (Path(checkout) / "model.py").is_file():
-        raise ConfigError(
-            f"no model.py in {checkout}", mend="--nanogpt=PATH of a checkout of nanoGPT"
-        )
-    names = ["nanoGPT, fp32"] * bool(checkout)
+    theirs = checkout(config)
+    names = ["nanoGPT, fp32"] * bool(theirs)
     names += ["Hugging Face, fp32", "ours, fp32", "ours, bf16"]
-    spawn = multiprocessing.get_context("spawn")
     rows = []
-    with ExitStack() as stack:
-        pools = {
-            name: stack.enter_context(spawn.Pool(1, _open, (name, checkout))) for name in names
-        }
+    with _children(names, theirs) as pools:
         for B, T in SHAPES:
             seconds: dict[str, list[float]] = {name: [] for name in names}
             for round_ in range(ROUNDS + 1):
@@ -67,34 +76,82 @@ def model(config: BenchConfig) -> str:
                 row = [f"{B} x {T}", name, f"{median:.2f}", f"{B * T / median:,.0f}"]
                 rows.append([*row, f"{base / median:.2f}"])
                 print("  ".join(rows[-1]), flush=True)
-        peaks = [f"{name} {pool.apply(_peak_gb):.1f}" for name, pool in pools.items()]
+        peaks = _peaks(pools)
     head = ["sequences x tokens", "model", "seconds", "tokens/s", f"against {names[0]}"]
-    note = f"Medians of {ROUNDS}. Peak memory of each process, GB: {', '.join(peaks)}."
+    note = f"Medians of {ROUNDS}. Peak memory of each process, GB: {peaks}."
     return table(head, rows) + f"\n\n{note}"
 
 
-_peer: tuple[torch.nn.Module, Step]  # of a child process
+def generation(config: BenchConfig) -> str:
+    """Writing with the shape of GPT-2 124M and random weights, alone and eight texts at once: by
+    nanoGPT's generate, Hugging Face's and ours, as `model` has them in turn."""
+    theirs = checkout(config)
+    names = [*["nanoGPT, fp32"] * bool(theirs), "Hugging Face, fp32", "ours, fp32"]
+    rows = []
+    with _children(names, theirs) as pools:
+        for B in (1, 8):
+            rates: dict[str, list[float]] = {name: [] for name in names}
+            for pool in pools.values():
+                pool.apply(_written, (B, 2))  # warms up
+            for _ in range(ROUNDS):
+                for name, pool in pools.items():
+                    rates[name].append(pool.apply(_written, (B, _new(name))))
+            base = statistics.median(rates[names[0]])
+            for name, each in rates.items():
+                rate = statistics.median(each)
+                row = [B, name, _new(name), f"{rate:.1f}", f"{rate / base:.2f}"]
+                rows.append(row)
+                print("  ".join(map(str, row)), flush=True)
+        peaks = _peaks(pools)
+    head = ["texts at once", "program", "new tokens each", "tokens/s", f"against {names[0]}"]
+    note = (
+        f"{PROMPT} tokens of prompt, drawn from the {K} likeliest. Medians of {ROUNDS}. Peak "
+        f"memory of each process, GB: {peaks}."
+    )
+    return table(head, rows) + f"\n\n{note}"
 
 
-def _open(name: str, checkout: str | None) -> None:
+def _new(name: str) -> int:
+    return NEW_UNCACHED if name.startswith("nanoGPT") else NEW
+
+
+@contextmanager
+def _children(names: Sequence[str], theirs: Path | None) -> Iterator[dict[str, Pool]]:
+    """A process for each peer, with its model open."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(spawn.Pool(1, _open, (name, theirs))) for name in names
+        }  # fmt: skip
+
+
+def _peaks(pools: dict[str, Pool]) -> str:
+    return ", ".join(f"{name} {pool.apply(peak_gb):.1f}" for name, pool in pools.items())
+
+
+_peer: tuple[str, torch.nn.Module, Step]  # of a child process
+
+
+def _open(name: str, theirs: Path | None) -> None:
     """Build the model that this child process is for."""
     global _peer
     torch.manual_seed(0)
     shape = ModelConfig(block_size=1024)
     if name.startswith("nanoGPT"):
-        _peer = _nanogpt(Path(str(checkout)), shape)
+        assert theirs is not None
+        _peer = name, *_nanogpt(theirs, shape)
     elif name.startswith("Hugging Face"):
-        _peer = _hugging_face()
+        _peer = name, *_hugging_face()
     else:
         keep_freed_memory()  # as train does
         half = torch.autocast("cpu", torch.bfloat16, enabled=name.endswith("bf16"))
         gpt = GPT(shape, VOCABULARY)
-        _peer = gpt, _step(gpt, half)
+        _peer = name, gpt, _step(gpt, half)
 
 
 def _timed(B: int, T: int) -> float:
     """Seconds of forward and backward."""
-    module, step = _peer
+    _, module, step = _peer
     ids = torch.randint(50_257, (B, T + 1))
     began = time.perf_counter()
     step(ids).backward()  # type: ignore[no-untyped-call]
@@ -102,7 +159,29 @@ def _timed(B: int, T: int) -> float:
     return time.perf_counter() - began
 
 
-def _peak_gb() -> float:
+def _written(B: int, new: int) -> float:
+    """Tokens a second, of so many new ones in each of B texts."""
+    name, module, _ = _peer
+    peer: Any = module.eval()
+    ids = torch.randint(50_257, (B, PROMPT))
+    began = time.perf_counter()
+    if name.startswith("nanoGPT"):
+        peer.generate(ids, new, top_k=K)
+    elif name.startswith("Hugging Face"):
+        peer.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+            do_sample=True, top_k=K, pad_token_id=0,
+        )  # fmt: skip
+    else:
+        generators = [torch.Generator().manual_seed(i) for i in range(B)]
+        for _ in tokens(
+            peer, ids, max_new_tokens=new, temperature=1.0, k=K, generators=generators
+        ):  # fmt: skip
+            pass
+    return B * new / (time.perf_counter() - began)
+
+
+def peak_gb() -> float:
     """Peak resident memory of this process."""
     import resource  # not on Windows
 
@@ -209,12 +288,27 @@ def _train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     rate = STEPS * BATCH * T / (time.perf_counter() - began)
-    n = (len(val) - 1) // T * T
-    with torch.inference_mode():
-        x, y = val[:n].view(-1, T), val[1 : n + 1].view(-1, T)
-        pieces = zip(torch.split(x, 64), torch.split(y, 64), strict=True)
-        total = sum(float(gpt(a, b)[1]) * a.numel() for a, b in pieces)
-    return total / n, rate, sum(kept.values()) / 2**20
+    return window_loss(gpt, val, T), rate, sum(kept.values()) / 2**20
+
+
+@torch.inference_mode()
+def window_loss(gpt: GPT, ids: torch.Tensor, T: int) -> float:
+    """Nats a token over a whole text (n,), read in windows of T that do not overlap, the last one
+    shorter: every token but the first is guessed once, from at most T before it."""
+    was_training = gpt.training
+    gpt.eval()
+    whole = (len(ids) - 1) // T * T
+    x, y = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)
+    pieces = list(zip(torch.split(x, 64), torch.split(y, 64), strict=True))
+    if whole < len(ids) - 1:
+        pieces.append((ids[None, whole:-1], ids[None, whole + 1 :]))
+    total = 0.0
+    for a, b in pieces:
+        loss = gpt(a, b)[1]
+        assert loss is not None
+        total += loss.item() * a.numel()
+    gpt.train(was_training)
+    return total / (len(ids) - 1)
 
 
 def lora_memory(config: BenchConfig) -> str:
@@ -249,4 +343,4 @@ def _one_step(preset: str, rank: int) -> tuple[int, int, float, float]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         times.append(time.perf_counter() - began)
-    return sum(p.numel() for p in trained), n_params(gpt), min(times), _peak_gb()
+    return sum(p.numel() for p in trained), n_params(gpt), min(times), peak_gb()

@@ -1,6 +1,7 @@
 """What a run will need, told before its first step: micro-batches, memory, minutes, and advice."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from backend.errors import ConfigError, UserError, first_line
 from backend.models import lora
 from backend.models.gpt import GPT, n_params, on_meta, training_gb
 from backend.runtime import Runtime
+from backend.training import optim
 from backend.training.optim import FIRST_BATCH
 
 ROOM = 0.85  # of the memory: allocators leave gaps
@@ -55,24 +57,18 @@ def divide(config: TrainConfig, runtime: Runtime, vocab_size: int) -> Division:
         if asked % processes:
             raise ConfigError(
                 f"gradient_accumulation_steps = {asked} is not a multiple of {processes} processes",
-                mend=f"--gradient_accumulation_steps={max(1, asked // processes) * processes}",
+                mend=f"--gradient_accumulation_steps={_accumulation(config, processes)}",
             )
-        return Division(config.batch_size * asked, config.batch_size, processes)
+        nanogpts = Division(config.batch_size * asked, config.batch_size, processes)
+        _check_shares(config, nanogpts.sequences, processes)
+        return nanogpts
     if per_step % T:
         raise ConfigError(
             f"tokens_per_step = {per_step:,} is not a multiple of block_size = {T}",
             mend=f"--tokens_per_step={max(1, per_step // T) * T}",
         )
     sequences = per_step // T
-    smallest = sequences // FIRST_BATCH if config.batch_warmup_iters else sequences
-    if processes > 1 and (sequences % processes or smallest % processes or not smallest):
-        first = f", of which the batch's warm-up begins with {smallest}" * (smallest < sequences)
-        raise ConfigError(
-            f"a step of {sequences} sequences of {T} tokens{first}, cannot be dealt out to "
-            f"{processes} processes alike",
-            mend=f"--tokens_per_step={processes * T * max(FIRST_BATCH, sequences // processes)}, "
-            "or other processes",
-        )
+    _check_shares(config, sequences, processes)
     mine = sequences // processes
     if config.batch_size == "auto":
         fits = [
@@ -92,6 +88,40 @@ def divide(config: TrainConfig, runtime: Runtime, vocab_size: int) -> Division:
             mend="leave out one of them",
         )
     return Division(sequences, batch_size, processes)
+
+
+def _check_shares(config: TrainConfig, sequences: int, processes: int) -> None:
+    """Each process must have as many sequences as any other, also while the batch warms up."""
+    T, warmup = config.block_size, config.batch_warmup_iters
+    sizes = {optim.sequences(sequences, warmup, step) for step in range(warmup + 1)}
+    if any(size % processes for size in sizes):
+        steps = ", ".join(map(str, sorted(sizes)))
+        unit = _unit(config, processes)
+        mend = (
+            f"--tokens_per_step={T * unit * max(1, round(sequences / unit))}"
+            if config.tokens_per_step
+            else f"--gradient_accumulation_steps={_accumulation(config, processes)}"
+        )
+        raise ConfigError(
+            f"steps of {steps} sequences of {T} tokens cannot be dealt out to {processes} "
+            "processes alike",
+            mend=f"{mend}, or other processes",
+        )
+
+
+def _unit(config: TrainConfig, processes: int) -> int:
+    """Sequences, multiples of which can always be dealt out."""
+    return processes * (FIRST_BATCH if config.batch_warmup_iters else 1)
+
+
+def _accumulation(config: TrainConfig, processes: int) -> int:
+    """nanoGPT's key, as near as it can be to what was asked."""
+    asked, size = config.gradient_accumulation_steps, config.batch_size
+    assert asked is not None
+    assert isinstance(size, int)
+    unit = _unit(config, processes)
+    pieces = math.lcm(processes, unit // math.gcd(unit, size))
+    return pieces * max(1, round(asked / pieces))
 
 
 def _gb(config: TrainConfig, vocab_size: int, batch_size: int) -> float:
@@ -138,8 +168,12 @@ def rehearse(
     return call, time.monotonic() - began
 
 
-def forecast(config: TrainConfig, division: Division, model: GPT, seconds: float, left: int) -> str:
-    """Two lines: the memory and the time of the run."""
+def forecast(config: TrainConfig, division: Division, model: GPT, seconds: float, step: int) -> str:
+    """Two lines: the memory and the time of the run, of which so many steps are done.
+
+    Args:
+        seconds: of one micro-batch.
+    """
     gb = training_gb(model, division.batch_size, checkpointing=config.activation_checkpointing)
     device = next(model.parameters()).device
     memory = f"about {gb:.1f} GB for a step"
@@ -148,7 +182,10 @@ def forecast(config: TrainConfig, division: Division, model: GPT, seconds: float
             f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GB for a micro-batch, and "
             f"{_state_gb(model):.1f} GB for the optimizer"
         )
-    total = seconds * division.accumulation * left
+    left = max(0, config.max_iters - step)
+    rows = optim.sequences_before(division.sequences, config.batch_warmup_iters, step + left)
+    rows -= optim.sequences_before(division.sequences, config.batch_warmup_iters, step)
+    total = seconds * rows / division.processes / division.batch_size
     return (
         f"memory:   {memory}\n"
         f"time:     {clock(total)} for {left:,} steps of {seconds * division.accumulation:.2f} s, "
@@ -178,7 +215,7 @@ def advice(config: TrainConfig, bins: Bins, model: GPT, division: Division) -> s
     wanted = next(
         rate for least, rate in ((40, 0.3), (15, 0.2), (4, 0.1), (0, 0.0)) if epochs >= least
     )
-    if wanted <= config.dropout or config.lora_rank:
+    if wanted <= config.dropout or config.lora_rank or config.overfit_one_batch:
         return None
     per_char = n_params(model) / max(1, bins.train.chars)
     return (
@@ -229,7 +266,9 @@ def out_of_memory(
         f"out of memory on {runtime.device}, with {now} sequences of {config.block_size} tokens",
         why=f"a step needs about {gb:.1f} GB, and the device has {runtime.memory_gb:.1f} GB, "
         "shared with whatever else runs",
-        mend="one of\n    " + "\n    ".join(knobs),
+        mend="one of\n    " + "\n    ".join(knobs)
+        if knobs
+        else "a smaller model: --n_layer, --n_embd",
     )
 
 

@@ -239,8 +239,10 @@ class Screen:
 
     encoding = "utf-8"  # tqdm asks, to draw its bar
 
-    def __init__(self, stream: TextIO, when_lost: Callable[[], None]) -> None:
-        self.stream, self.when_lost, self.lost = stream, when_lost, False
+    def __init__(self, stream: TextIO | None, when_lost: Callable[[], None] = lambda: None) -> None:
+        self.lost = stream is None  # the program began with it closed
+        self.stream = stream or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        self.when_lost = when_lost
 
     def write(self, text: str) -> None:
         self._try(lambda: self.stream.write(text))
@@ -254,6 +256,9 @@ class Screen:
             return self.stream.isatty() and os.get_terminal_size(self.fileno()).columns > 0
         except (OSError, ValueError):  # closed, or no real file
             return False
+
+    def isatty(self) -> bool:
+        return not self.lost and self.stream.isatty()
 
     def fileno(self) -> int:
         return self.stream.fileno()
@@ -301,7 +306,12 @@ class Progress:
         quiet: bool = False,
     ) -> None:
         self.quiet = quiet
-        self.out, self.err = Screen(sys.stdout, when_lost), Screen(sys.stderr, when_lost)
+        self.out = sys.stdout if isinstance(sys.stdout, Screen) else Screen(sys.stdout)
+        self.err = Screen(sys.stderr)
+        for screen in (self.out, self.err):
+            screen.when_lost = when_lost
+        if self.out.lost:
+            when_lost()
         self.bar: _Bar | None = None
         if not quiet and self.out.is_terminal():
             self.bar = _Bar(

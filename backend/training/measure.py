@@ -20,12 +20,16 @@ class Measured:
     """A command from start to end."""
 
     seconds: float
+    cpu_seconds: float  # user and system, of all its processes: what a shared machine cannot change
     peak_mb: float | None  # resident memory of all its processes together; None without `ps`
     output: str
 
 
 def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
     """Run a command, and watch it and all that it starts.
+
+    It finds the environment as this program was given it: how OpenMP waits, which the package
+    `backend` sets for itself, is left to each program.
 
     Raises:
         ConfigError: it failed; its last lines are in the message.
@@ -54,15 +58,19 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
                 tree = grown
             peak_kb = max(peak_kb, sum(rss for pid, _, rss in rows if pid in tree))
 
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     began = time.monotonic()
     with subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        encoding="utf-8", start_new_session=True,
+        encoding="utf-8", start_new_session=True, env=environment,
     ) as child:  # fmt: skip
         watcher = threading.Thread(target=watch, args=(child.pid,), daemon=True)
         watcher.start()
         try:
-            output, _ = child.communicate()
+            assert child.stdout is not None
+            output = child.stdout.read()
+            _, status, used = os.wait4(child.pid, 0)  # not on Windows; wait() keeps no usage
+            child.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:  # Ctrl-C does not reach another session by itself
             os.killpg(child.pid, signal.SIGTERM)
             raise
@@ -71,7 +79,7 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
         watcher.join()
     if child.returncode:
         raise ConfigError(f"{' '.join(command)} ended with {child.returncode}:\n{output[-2000:]}")
-    return Measured(seconds, peak_kb / 1024 or None, output)
+    return Measured(seconds, used.ru_utime + used.ru_stime, peak_kb / 1024 or None, output)
 
 
 def python(*arguments: str) -> list[str]:

@@ -6,10 +6,17 @@ once; an update of the weights, a log line, a save is finished first:
     draw a batch - forward - backward ┊ update - log - save ┊ evaluate - sample ┊
            interrupted at once        ┊       held          ┊  at once          ┊
 
+A second Ctrl-C cannot wait: it breaks off those too, and then nothing more is saved, since a half
+made update would be. SIGHUP, of a terminal that was closed, is to us what SIGTERM is; where it is
+ignored already, as under nohup, it stays so.
+
 Of several processes none may leave alone, or the others wait for it in the next reduction: there a
-signal is noted, and the loop asks at the end of each step whether any has been told to stop.
+signal is noted, and the loop asks, at the end of each step and between the batches of an
+evaluation, whether any has been told to stop. A Ctrl-C comes twice there, from the terminal and
+from torchrun, and counts once.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,12 +34,15 @@ class Stopping:
 
     Args:
         together: several processes train; a signal is only noted.
+        quiet: say nothing, as all processes but one.
     """
 
-    def __init__(self, *, together: bool = False) -> None:
+    def __init__(self, *, together: bool = False, quiet: bool = False) -> None:
         self.asked: BaseException | None = None
+        self.hurried = False  # a second Ctrl-C came: whatever was under way is half done
         self._holding = together
         self._together = together
+        self._quiet = quiet
 
     def __enter__(self) -> Self:
         numbers = [getattr(signal, name) for name in ASKS if hasattr(signal, name)]
@@ -49,14 +59,21 @@ class Stopping:
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.asked is not None:  # only a second Ctrl-C cannot wait: a SIGTERM often comes twice
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and not self._together:
+                self.hurried = True
                 raise KeyboardInterrupt
             return
         self.asked = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
-        with suppress(OSError, ValueError):  # the terminal may be gone, and why we are asked
-            print("\nstopping ...", file=sys.stderr)
+        if not self._quiet:
+            self._say("stopping ..." if self._together else "stopping; again: without saving ...")
         if not self._holding:
             raise self.asked
+
+    def _say(self, text: str) -> None:
+        """Past Python's streams, one of which this may have interrupted; the terminal may be gone,
+        and why we are asked."""
+        with suppress(AttributeError, OSError, ValueError):
+            os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -612,3 +612,37 @@ def test_a_run_never_starts_in_a_folder_that_holds_other_weights(corpus, tiny, k
     with pytest.raises(CheckpointError, match=r"(?s)no run in mine.*--init_from=mine"):
         train.main(tiny(out_dir="mine", init_from="resume"))
     assert [f.name for f in folder.iterdir()] == [files[kind]]
+
+
+# --- a recipe that names the weights it begins from ---
+
+
+def test_another_kind_in_the_recipe_that_names_the_weights_is_honoured_and_told(base, capsys):
+    base()
+    words = argv(recipe(init_from="out/base", attn_type="PA_relu"))
+    config = begun(words)
+    assert (config.attn_type, config.resolved().attn_scale) == ("PA_relu", "row")
+    said = "note: attn_type = PA_relu; the weights were trained with SM"
+    assert said in capsys.readouterr().out
+    train.main(load(TrainConfig, words))
+    train.main(load(TrainConfig, [*words, "--init_from=resume", "--max_iters=2"]))
+    assert checkpoint.describe(last("out/tiny"))[0].attn_type == "PA_relu"
+
+
+def test_a_recipe_that_names_weights_of_another_shape_is_refused(base):
+    base()
+    with pytest.raises(CheckpointError, match=r"n_layer = 3 \(recipe\.py; the weights have 2"):
+        begun(argv(recipe(init_from="out/base", n_layer=3)))
+
+
+def test_the_pointwise_recipe_trains_gpt2_with_pointwise_attention(base, monkeypatch):
+    base()
+    real = checkpoint.find
+    places = {"gpt2": "out/base"}
+    monkeypatch.setattr(checkpoint, "find", lambda place, which="best": real(places[place], which))
+    assert begun(["config/pa.py", "--dataset=tiny/char"]).attn_type == "PA_gelu"
+
+
+def test_adapters_are_not_sharded_also_where_only_the_run_knows_of_them(lora_run, tiny):
+    with pytest.raises(ConfigError, match="fsdp does not go with lora_rank"):
+        begin.with_shape_of(tiny(init_from="resume", parallel="fsdp"), last("out/tiny"))

@@ -62,7 +62,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        picture = lambda run: (run / "loss.png").write_bytes(b"")  # noqa: E731  test_train's
+        picture = lambda run, *_: (run / "loss.png").write_bytes(b"")  # noqa: E731  test_train's
         patch.setattr(train, "plot_loss", picture)
         write_songs(Path("data/tiny/data.json"), (song.to_json() for song in SONGS))
         for kind, name in (("char", "char"), ("bpe", "bpe290")):
