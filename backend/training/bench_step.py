@@ -29,8 +29,8 @@ from backend.report import table
 from backend.runtime import Runtime, detect
 from backend.training import estimate, optim
 from backend.training.bench_model import checkout, peak_gb
-from backend.training.log import mfu
 from backend.training.measure import measure
+from backend.training.screen import mfu
 
 BURN_IN, MEASURED, PROFILED = 10, 20, 3  # steps
 GPT2_IDS = 50_257  # 50,304 with the padding that both have

@@ -18,6 +18,7 @@ from backend.models.gpt import GPT, n_params, on_meta, training_gb
 from backend.runtime import Runtime
 from backend.training import optim
 from backend.training.optim import FIRST_BATCH
+from backend.training.screen import clock
 
 ROOM = 0.85  # of the memory: allocators leave gaps
 
@@ -132,6 +133,38 @@ def _gb(config: TrainConfig, vocab_size: int, batch_size: int) -> float:
     return training_gb(model, batch_size, checkpointing=config.activation_checkpointing)
 
 
+def banner(
+    config: TrainConfig,
+    runtime: Runtime,
+    bins: Bins,
+    model: GPT,
+    division: Division,
+    how: str,
+    step: int,
+) -> str:
+    """The arithmetic of the run."""
+    tokens = division.sequences * config.block_size
+    n = len(bins.train.tokens)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = f" ({learning:,} of them trained, LoRA)" if config.lora_rank else ""
+    several = f" x {division.processes} processes ({how})" if division.processes > 1 else ""
+    rows = "songs" if config.batches == "songs" else "random windows"
+    return (
+        f"settings:\n{config.shown()}\n"
+        f"device:   {runtime.shown()}\n"
+        f"data:     {bins.folder}: {bins.train.songs} songs, {n:,} tokens to train on; "
+        f"{bins.val.songs} songs, {len(bins.val.tokens):,} tokens held out; "
+        f"vocabulary {bins.tokenizer.vocab_size:,}\n"
+        f"model:    {n_params(model):,} parameters{trained}, {config.n_layer} layers, "
+        f"{config.n_head} heads, {config.n_embd} wide, {model.config.attn_type}\n"
+        f"step:     {division.batch_size} sequences x {config.block_size} tokens x "
+        f"{division.accumulation} micro-batches{several} = {tokens:,} tokens, {rows}; "
+        f"{n / tokens:.1f} steps an epoch\n"
+        f"run:      {config.out_dir}, steps {step:,} to {config.max_iters:,}; "
+        f"loss of pure chance {math.log(bins.tokenizer.vocab_size):.3f}"
+    )
+
+
 def rehearse(
     step: Callable[[Callable[..., Any]], object],
     eager: Callable[..., Any],
@@ -195,13 +228,6 @@ def forecast(config: TrainConfig, division: Division, model: GPT, seconds: float
 
 def _state_gb(model: GPT) -> float:
     return 8 * sum(p.numel() for p in model.parameters() if p.requires_grad) / 2**30
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def advice(config: TrainConfig, bins: Bins, model: GPT, division: Division) -> str | None:

@@ -39,17 +39,14 @@ from backend.storage import Stage, Summary, alone, atomic_write, write_json
 from backend.training import begin, estimate, optim, parallel
 from backend.training.health import Health, plot_health
 from backend.training.log import (
-    Progress,
     RunLog,
-    Screen,
     Tensorboard,
     Wandb,
     add_training,
-    mfu,
     plot_loss,
     read_metrics,
-    step_line,
 )  # fmt: skip
+from backend.training.screen import Progress, Screen, mfu, step_line
 from backend.training.stopping import Stopping
 
 VERSION = 2
@@ -155,7 +152,7 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
         evaluated = (r["step"] for r in read_metrics(out_dir) if r["split"] == "val")
         evaluate_again = step in evaluated
 
-    _banner(config, runtime, bins, model, division, how, step)
+    print(estimate.banner(config, runtime, bins, model, division, how, step), flush=True)
     compiled = torch.compile(wrapped) if _compiles(config, runtime) else None
 
     def backward(call: Callable[..., Any], batch: Batch, of: int, *, last: bool) -> torch.Tensor:
@@ -591,39 +588,6 @@ def _say_what_lay_outside(model: GPT, progress: Progress) -> None:
             f"note: {below / scores:.1e} of the scores so far lay outside the domain "
             f"of {model.config.attn_type} and were clamped; more squarings widen it"
         )
-
-
-def _banner(
-    config: TrainConfig,
-    runtime: Runtime,
-    bins: Bins,
-    model: GPT,
-    division: estimate.Division,
-    how: str,
-    step: int,
-) -> None:
-    """The arithmetic of the run, once."""
-    tokens = division.sequences * config.block_size
-    n = len(bins.train.tokens)
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    trained = f" ({learning:,} of them trained, LoRA)" if config.lora_rank else ""
-    several = f" x {division.processes} processes ({how})" if division.processes > 1 else ""
-    rows = "songs" if config.batches == "songs" else "random windows"
-    print(
-        f"settings:\n{config.shown()}\n"
-        f"device:   {runtime.shown()}\n"
-        f"data:     {bins.folder}: {bins.train.songs} songs, {n:,} tokens to train on; "
-        f"{bins.val.songs} songs, {len(bins.val.tokens):,} tokens held out; "
-        f"vocabulary {bins.tokenizer.vocab_size:,}\n"
-        f"model:    {n_params(model):,} parameters{trained}, {config.n_layer} layers, "
-        f"{config.n_head} heads, {config.n_embd} wide, {model.config.attn_type}\n"
-        f"step:     {division.batch_size} sequences x {config.block_size} tokens x "
-        f"{division.accumulation} micro-batches{several} = {tokens:,} tokens, {rows}; "
-        f"{n / tokens:.1f} steps an epoch\n"
-        f"run:      {config.out_dir}, steps {step:,} to {config.max_iters:,}; "
-        f"loss of pure chance {math.log(bins.tokenizer.vocab_size):.3f}",
-        flush=True,
-    )
 
 
 def _epoch(tokens: int, bins: Bins) -> float:
