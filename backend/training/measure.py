@@ -58,7 +58,8 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
                 tree = grown
             peak_kb = max(peak_kb, sum(rss for pid, _, rss in rows if pid in tree))
 
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    ours = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by backend/__init__.py
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
     began = time.monotonic()
     with subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
