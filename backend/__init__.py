@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 __version__ = "0.1.0"
@@ -12,9 +13,9 @@ def _alone() -> bool:
     """Does nobody else want the cores now? Linux counts who does, us included."""
     try:
         for _ in range(3):  # something always runs for a moment
-            with open("/proc/loadavg", encoding="ascii") as file:
-                if int(file.read().split()[3].partition("/")[0]) <= 1:
-                    return True
+            running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3]
+            if int(running.partition("/")[0]) <= 1:
+                return True
             time.sleep(0.005)
     except (OSError, ValueError, IndexError):  # another system
         return False
