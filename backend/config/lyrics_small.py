@@ -25,6 +25,7 @@ n_embd = 128
 dropout = 0.3
 
 tokens_per_step = 1024
+batches = "songs"  # a song begins where it begins: it learns how one does
 
 optimizer = "muon"
 muon_lr = 0.01
