@@ -66,6 +66,7 @@ def test_a_run_leaves_everything_that_the_formats_promise(corpus, tiny):
     assert checkpoint.find(run, "best").step == best["step"]
 
 
+@pytest.mark.e2e
 def test_it_overfits_a_small_corpus(corpus, tiny):
     train.main(tiny(max_iters=200, eval_interval=200, dropout=0.0, n_embd=32, min_lr=1e-2))
     losses = [row["loss"] for row in rows(corpus / "out/tiny") if row["split"] == "train"]
@@ -116,7 +117,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("stop_at", [3, 8])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=pytest.mark.e2e if i else ()) for i, v in enumerate(VARIANTS)]
+)
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(corpus, tiny, monkeypatch, variant,
                                                               stop_at):  # fmt: skip
     changes = VARIANTS[variant]
@@ -272,6 +275,7 @@ def test_two_runs_in_one_folder_are_refused(corpus, tiny, monkeypatch):
     assert checkpoint.find(corpus / "out/tiny", "last").step == 12
 
 
+@pytest.mark.e2e
 def test_what_a_step_learns_from_does_not_depend_on_its_micro_batches(corpus, tiny):
     for batches in ("random", "songs"):
         for size in (1, 4):
@@ -330,6 +334,7 @@ def test_a_dry_run_says_all_and_writes_nothing(corpus, tiny, capsys):
     assert sorted((p, p.stat().st_mtime_ns) for p in (corpus / "out").rglob("*")) == before
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("batches", ["random", "songs"])
 def test_one_batch_is_learnt_by_heart(corpus, tiny, batches):
     config = tiny(overfit_one_batch=True, batches=batches, max_iters=150, eval_interval=150,
@@ -699,6 +704,7 @@ def test_an_epoch_of_songs_is_over_when_every_token_was_read(corpus, tiny):
     assert last["epoch"] == pytest.approx(learnt / len(bins.train.tokens), abs=1e-4)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("batches", ["random", "songs"])
 def test_the_estimate_of_the_training_loss_stands_beside_validation(corpus, tiny, capsys, batches):
     config = tiny(eval_iters=3, batches=batches, document_mask=True, position="rotary",
