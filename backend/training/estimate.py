@@ -1,10 +1,10 @@
 """What a run will need, told before its first step: micro-batches, memory, minutes, and advice."""
 
+import dataclasses
 import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,13 +17,12 @@ from backend.models import lora
 from backend.models.gpt import GPT, n_params, on_meta, training_gb
 from backend.runtime import Runtime
 from backend.training import optim
-from backend.training.optim import FIRST_BATCH
 from backend.training.screen import clock
 
 ROOM = 0.85  # of the memory: allocators leave gaps
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Division:
     """How the sequences of one step are dealt out."""
 
@@ -112,7 +111,7 @@ def _check_shares(config: TrainConfig, sequences: int, processes: int) -> None:
 
 def _unit(config: TrainConfig, processes: int) -> int:
     """Sequences, multiples of which can always be dealt out."""
-    return processes * (FIRST_BATCH if config.batch_warmup_iters else 1)
+    return processes * (optim.FIRST_BATCH if config.batch_warmup_iters else 1)
 
 
 def _accumulation(config: TrainConfig, processes: int) -> int:
@@ -275,29 +274,25 @@ def out_of_memory(
     config: TrainConfig, division: Division, model: GPT, runtime: Runtime
 ) -> UserError:
     """The message with the three knobs that help, and what each would need."""
-    now, vocab_size = division.batch_size, model.vocab_size
+    now, half = division.batch_size, config.block_size // 2
+
+    def gb(batch_size: int, **changes: Any) -> str:
+        changed = dataclasses.replace(config, **changes)
+        return f"{_gb(changed, model.vocab_size, batch_size):.1f} GB"
+
     knobs = []
     if now > 1:
-        gb = _gb(config, vocab_size, now // 2)
-        knobs.append(f"--batch_size={now // 2} (the same step in more pieces): {gb:.1f} GB")
+        knobs.append(f"--batch_size={now // 2} (the same step in more pieces): {gb(now // 2)}")
     if not config.activation_checkpointing:
-        gb = training_gb(model, now, checkpointing=True)
-        knobs.append(f"--activation_checkpointing (a third slower): {gb:.1f} GB")
-    if config.block_size >= 64:
-        shorter = on_meta(_with_block(config, config.block_size // 2), vocab_size)
-        gb = training_gb(shorter, now, checkpointing=config.activation_checkpointing)
-        knobs.append(f"--block_size={config.block_size // 2} (less context): {gb:.1f} GB")
-    gb = training_gb(model, now, checkpointing=config.activation_checkpointing)
+        needs = gb(now, activation_checkpointing=True)
+        knobs.append(f"--activation_checkpointing (a third slower): {needs}")
+    if half >= 32:
+        knobs.append(f"--block_size={half} (less context): {gb(now, block_size=half)}")
     return UserError(
         f"out of memory on {runtime.device}, with {now} sequences of {config.block_size} tokens",
-        why=f"a step needs about {gb:.1f} GB, and the device has {runtime.memory_gb:.1f} GB, "
+        why=f"a step needs about {gb(now)}, and the device has {runtime.memory_gb:.1f} GB, "
         "shared with whatever else runs",
         mend="one of\n    " + "\n    ".join(knobs)
         if knobs
         else "a smaller model: --n_layer, --n_embd",
     )
-
-
-def _with_block(config: TrainConfig, block_size: int) -> ModelConfig:
-    shape: Any = config.part(ModelConfig).as_dict() | {"block_size": block_size}
-    return ModelConfig(**shape)

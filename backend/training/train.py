@@ -315,7 +315,7 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
             # the gradients of one step, from micro-batches
             rate = optim.set_learning_rates(optimizers, config, step)
             of = _sequences(config, division, step)
-            place, done = (0, 0) if config.overfit_one_batch else (step, rows_done)
+            place, done = _place(config, step, rows_done)
             targets = batches.targets(place, done=done, of=of)
             parts = torch.zeros((), device=runtime.device)
             micro = division.rows(runtime.rank, of)
@@ -470,6 +470,12 @@ def _sequences(config: TrainConfig, division: estimate.Division, step: int) -> i
     return optim.sequences(division.sequences, warmup, step)
 
 
+def _place(config: TrainConfig, step: int, done: int) -> tuple[int, int]:
+    """Which step's batch is learnt from, and the rows before it: the first one's again and again,
+    where that is asked for."""
+    return (0, 0) if config.overfit_one_batch else (step, done)
+
+
 def _feed(
     config: TrainConfig,
     batches: Windows | Songs,
@@ -481,7 +487,7 @@ def _feed(
     """This process' micro-batches from `step` on, before which the run took `done` rows."""
     for s in range(step, config.max_iters):
         of = _sequences(config, division, s)
-        place, begun = (0, 0) if config.overfit_one_batch else (s, done)
+        place, begun = _place(config, s, done)
         for rows in division.rows(runtime.rank, of):
             yield batches.take(place, done=begun, of=of, rows=rows)
         done += of
