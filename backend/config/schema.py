@@ -605,7 +605,7 @@ class SampleConfig(Settings):
     device: str = "auto"
     """cpu, cuda, mps; auto takes what there is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision, as in training."""
+    """Precision. auto: as in training, but float32 on a CPU."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; auto is off here, since one song ends before it pays."""
 
