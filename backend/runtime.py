@@ -3,7 +3,9 @@
 The one file that knows torchrun's environment. Only files about torch import it.
 """
 
+import contextlib
 import ctypes
+import math
 import os
 import platform
 import sys
@@ -13,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,6 +25,7 @@ from backend.errors import ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # The others wait while rank 0 fetches or evaluates; of a process that died torchrun tells sooner.
 PATIENCE = timedelta(hours=2)
 
@@ -34,7 +38,8 @@ class Runtime:
     device_reason: str
     dtype: torch.dtype
     dtype_reason: str
-    memory_gb: float
+    memory_gb: float  # to be used
+    device_gb: float  # there at all; a CPU's is the machine's
     rank: int = 0  # among all processes
     local_rank: int = 0  # among those of this machine
     world_size: int = 1
@@ -142,6 +147,7 @@ def detect(
         kind,
         dtype_reason,
         memory_gb or _memory_gb(place),
+        _device_gb(place),
         us.rank,
         us.local_rank,
         us.world_size,
@@ -300,5 +306,18 @@ def cpu_has_bfloat16() -> bool:
 
 def _memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory / 2**30)
+        return _device_gb(device)
     return 2.0  # laptops share their memory with the rest of life
+
+
+def _device_gb(device: torch.device) -> float:
+    """All memory of a GPU; else that of the machine, or of the container we are in."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory / 2**30)
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or the word max
+            limits.append(int(Path(name).read_text(encoding="ascii")))
+    return min(limits) / 2**30

@@ -30,7 +30,7 @@ def pretend_gpus(monkeypatch, n, capability=(8, 0)):
         "get_device_name": "Pretended",
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(runtime, "_memory_gb", lambda device: 1.0)
+    monkeypatch.setattr(runtime, "_device_gb", lambda device: 1.0)
 
 
 def test_one_process_is_the_main_one_and_sums_to_itself():
@@ -130,3 +130,15 @@ def test_float16_is_refused_where_it_cannot_train():
 def test_only_several_processes_say_which_they_are():
     alone = detect(device="cpu")
     assert replace(alone, world_size=2).shown() == alone.shown() + ", process 1 of 2"
+
+
+def test_a_container_has_no_more_memory_than_it_was_given(monkeypatch, tmp_path):
+    whole = runtime._device_gb(torch.device("cpu"))
+    assert 0.1 < whole < 100_000
+    limits = {"max": "max\n", "given": f"{2**28}\n"}
+    for name, text in limits.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(runtime, "CGROUP_LIMITS", [tmp_path / "max", tmp_path / "absent"])
+    assert runtime._device_gb(torch.device("cpu")) >= whole
+    monkeypatch.setattr(runtime, "CGROUP_LIMITS", [tmp_path / "max", tmp_path / "given"])
+    assert runtime._device_gb(torch.device("cpu")) == 0.25

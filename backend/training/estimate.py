@@ -270,27 +270,49 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or "can't allocate memory" in text or "out of memory" in text
 
 
-def out_of_memory(
-    config: TrainConfig, division: Division, model: GPT, runtime: Runtime
-) -> UserError:
-    """The message with the three knobs that help, and what each would need."""
-    now, half = division.batch_size, config.block_size // 2
+def check_memory(
+    config: TrainConfig, division: Division, vocab_size: int, runtime: Runtime
+) -> None:
+    """On a CPU, what no memory of this machine could hold is refused before it is tried: no
+    allocator says no there, and the kernel kills without a word.
 
-    def gb(batch_size: int, **changes: Any) -> str:
-        changed = dataclasses.replace(config, **changes)
-        return f"{_gb(changed, model.vocab_size, batch_size):.1f} GB"
+    Raises:
+        UserError: with the knobs that help.
+    """
+    on_gpu = runtime.device.type == "cuda"
+    if not on_gpu and _gb(config, vocab_size, division.batch_size) > runtime.device_gb:
+        raise out_of_memory(config, division, vocab_size, runtime)
+
+
+def out_of_memory(
+    config: TrainConfig, division: Division, vocab_size: int, runtime: Runtime
+) -> UserError:
+    """The message with the three knobs that help, and what each would need. A knob is halved until
+    its step fits, once at least."""
+    now, T = division.batch_size, config.block_size
+
+    def gb(batch_size: int, **changes: Any) -> float:
+        return _gb(dataclasses.replace(config, **changes), vocab_size, batch_size)
+
+    def halved(value: int, least: int, needs: Callable[[int], float]) -> tuple[int, float]:
+        value //= 2
+        while needs(value) > ROOM * runtime.device_gb and value // 2 >= least:
+            value //= 2
+        return value, needs(value)
 
     knobs = []
     if now > 1:
-        knobs.append(f"--batch_size={now // 2} (the same step in more pieces): {gb(now // 2)}")
+        size, needs = halved(now, 1, gb)
+        knobs.append(f"--batch_size={size} (the same step in more pieces): {needs:.1f} GB")
     if not config.activation_checkpointing:
         needs = gb(now, activation_checkpointing=True)
-        knobs.append(f"--activation_checkpointing (a third slower): {needs}")
-    if half >= 32:
-        knobs.append(f"--block_size={half} (less context): {gb(now, block_size=half)}")
+        knobs.append(f"--activation_checkpointing (a third slower): {needs:.1f} GB")
+    if T // 2 >= 32:
+        size, needs = halved(T, 32, lambda size: gb(now, block_size=size))
+        knobs.append(f"--block_size={size} (less context): {needs:.1f} GB")
     return UserError(
-        f"out of memory on {runtime.device}, with {now} sequences of {config.block_size} tokens",
-        why=f"a step needs about {gb(now)}, and the device has {runtime.memory_gb:.1f} GB, "
+        f"out of memory on {runtime.device}, with {now} sequences of {T} tokens",
+        why=f"a step needs about {gb(now):.1f} GB, and the device has {runtime.device_gb:.1f} GB, "
         "shared with whatever else runs",
         mend="one of\n    " + "\n    ".join(knobs)
         if knobs

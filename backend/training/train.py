@@ -106,6 +106,7 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
         config = begin.with_shape_of(config, source)
         check_size(bins, config.block_size, config.batches)
         division = estimate.divide(config, runtime, bins.tokenizer.vocab_size)
+        estimate.check_memory(config, division, bins.tokenizer.vocab_size, runtime)
         tokens_per_step = division.sequences * config.block_size
         experiment = {k: v for k, v in config.as_dict().items() if k not in NOT_THE_EXPERIMENT}
         experiment["tokens_per_step"] = tokens_per_step
@@ -513,7 +514,7 @@ def _told_when_out_of_memory(
         yield
     except (RuntimeError, MemoryError) as error:
         if estimate.is_out_of_memory(error):
-            raise estimate.out_of_memory(config, division, model, runtime) from error
+            raise estimate.out_of_memory(config, division, model.vocab_size, runtime) from error
         raise
 
 

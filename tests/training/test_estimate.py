@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from backend.config.schema import ModelConfig, TrainConfig
 from backend.data.batches import IGNORE, Batch
 from backend.data.bins import Bins
-from backend.errors import ConfigError
+from backend.errors import ConfigError, UserError
 from backend.models.gpt import on_meta
 from backend.runtime import detect
 from backend.training import estimate, optim
@@ -148,8 +148,9 @@ def test_an_excerpt_shows_what_is_read_above_what_is_guessed_and_no_padding(corp
 def test_when_memory_does_not_suffice_each_knob_is_told_with_less_than_now(tiny, runtime):
     config = tiny(block_size=128, n_embd=64, tokens_per_step=1024, batch_size=8)
     division = estimate.divide(config, runtime, 5000)
-    error = estimate.out_of_memory(config, division, model_of(config, 5000), runtime)
-    [needs] = re.findall(r"a step needs about ([\d.]+) GB, and the device has 4.0 GB", str(error))
+    there = replace(runtime, device_gb=16.0)
+    error = estimate.out_of_memory(config, division, 5000, there)
+    [needs] = re.findall(r"a step needs about ([\d.]+) GB, and the device has 16.0 GB", str(error))
     knobs = re.findall(r"--(\S+) \(.*\): ([\d.]+) GB", error.mend)
     assert [name for name, _ in knobs] == [
         "batch_size=4", "activation_checkpointing", "block_size=64"
@@ -161,8 +162,20 @@ def test_when_memory_does_not_suffice_each_knob_is_told_with_less_than_now(tiny,
 def test_no_knob_is_offered_that_is_turned_already(tiny, runtime):
     config = tiny(tokens_per_step=32, batch_size=1, activation_checkpointing=True)
     division = estimate.divide(config, runtime, 50)
-    error = estimate.out_of_memory(config, division, model_of(config), runtime)
+    error = estimate.out_of_memory(config, division, 50, runtime)
     assert re.findall(r"--(\w+)", error.mend) == ["n_layer", "n_embd"]
+
+
+def test_what_the_machine_cannot_hold_is_refused_before_it_is_tried(tiny, runtime):
+    # the kernel kills whoever tries, and no message comes
+    config = tiny(block_size=999_999, tokens_per_step=999_999, batch_size=1, batches="songs")
+    division = estimate.divide(config, runtime, 50)
+    with pytest.raises(UserError, match="out of memory on cpu") as caught:
+        estimate.check_memory(config, division, 50, runtime)
+    [(size, gb)] = re.findall(r"--block_size=(\d+) .*: ([\d.]+) GB", caught.value.mend)
+    assert 1000 < int(size) < 999_999
+    assert float(gb) <= runtime.device_gb
+    estimate.check_memory(tiny(), estimate.divide(tiny(), runtime, 50), 50, runtime)
 
 
 @pytest.mark.parametrize(
