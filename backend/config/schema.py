@@ -777,3 +777,8 @@ class PipelineConfig(Settings):
                 artist_file=self.artist_file,
             )
             yield from crawl.problems()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Settings):
+    """Doctor: what is here, and what is missing"""
