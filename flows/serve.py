@@ -38,6 +38,7 @@ from backend.errors import UserError
 from flows import NAME, deployments
 from flows.lyrics_pipeline import lyrics_pipeline, say_how_to_continue
 
+POLL_S = 2.0  # Prefect asks every 10: a person is waiting
 START_S = 120.0  # the first start makes the database
 
 
@@ -63,7 +64,7 @@ def main(config: Settings) -> None:
         start_server(url)
     with temporary_settings({PREFECT_API_URL: url}):
         say_who_died()
-        runner = Stoppable(name="lyrics", limit=1)
+        runner = Stoppable(name="lyrics", limit=1, query_seconds=POLL_S)
         signal.signal(signal.SIGINT, runner.handle_sigterm)
         for deployment in deployments.build():
             runner.add_deployment(deployment)

@@ -34,11 +34,10 @@ from backend.config.schema import (
 from backend.data import binarize as binarize_stage
 from backend.data import clean as clean_stage
 from backend.data import tokenizers
-from backend.data.song import raw_path
+from backend.data.song import raw_path, read_raw
 from backend.errors import ConfigError, NetworkError, UserError
 from backend.report import Report
 from backend.scrapers import crawl as crawl_stage
-from backend.scrapers.store import CrawlStore
 from backend.storage import Summary, alone
 from backend.training.log import read_status
 from flows import artifacts, child
@@ -188,15 +187,13 @@ def crawl(config: PipelineConfig) -> Summary:
     try:
         return crawl_stage.main(crawl_config(config))
     except NetworkError as error:
-        store = raw_path(data_dir(config))
-        if not store.is_file():
+        folder = data_dir(config)
+        songs = sum(1 for _ in read_raw(folder)) if raw_path(folder).is_file() else 0
+        if not songs:
             raise
-        with CrawlStore(store) as songs:
-            n = sum(1 for _ in songs.songs())
-        if not n:
-            raise
-        print(f"{error}\n  the run goes on with the {n} songs that are there")
-        return Summary("crawl", store.parent, {"songs in the store": n, "failed": error.what})
+        print(f"{error}\n  the run goes on with the {songs} songs that are there")
+        counts = {"songs in the store": songs, "failed": error.what}
+        return Summary("crawl", folder / "raw", counts)
 
 
 def clean(config: PipelineConfig) -> Summary:
