@@ -153,7 +153,7 @@ def again(config: PipelineConfig, *, deployed: bool) -> str:
         name = {"auto": "default"}.get(config.profile, config.profile.replace("_", "-"))
         words = ["prefect", "deployment", "run", f"{NAME}/{name}"]
         for key, value in values.items():
-            words += ["-p", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+            words += ["-p", f"{key}={_as_prefect_reads(value)}"]
     else:
         words = ["python", "-m", "flows.lyrics_pipeline"]
         for key, value in ({"profile": config.profile} | values).items():
@@ -168,6 +168,16 @@ def _quiet(level: int) -> None:
     themselves, and are not to be read twice."""
     for handler in logging.getLogger().handlers:
         handler.setLevel(max(handler.level, level))
+
+
+def _as_prefect_reads(value: Any) -> str:
+    """JSON; a text stays bare where it is none, which a title like 1989 is."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 @contextmanager

@@ -64,8 +64,8 @@ def server(environment, tmp_path_factory):
     """A Prefect server, started as flows.serve starts it where none answers."""
     home = Path(environment["PREFECT_HOME"])
     (home / "server.pid").write_text(str(os.getpid()))  # left by a crash: the number is ours now
-    script = "import os; from flows.serve import start_server; start_server(os.environ['PREFECT_API_URL'])"
-    command = [sys.executable, "-c", script]
+    script = "import sys; from flows.serve import start_server; start_server(sys.argv[1])"
+    command = [sys.executable, "-c", script, environment["PREFECT_API_URL"]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     pid = int((home / "server.pid").read_text())

@@ -31,8 +31,7 @@ def create(client, deployment, **parameters):
 
 
 def ended(client, run_id):
-    run = until(lambda: (r := client.read_flow_run(run_id)).state.is_final() and r)
-    return run
+    return until(lambda: (r := client.read_flow_run(run_id)).state.is_final() and r)
 
 
 def task_states(client, run_id):
@@ -98,7 +97,9 @@ def test_the_bare_name_runs_the_default_deployment_and_all_that_it_leaves_is_the
     assert "data:image/png;base64,iVBOR" in shown["loss-curve-demo"]
     assert text in shown["lyrics-demo"]
     assert "novelty" in shown["lyrics-demo"] or "longest run" in shown["lyrics-demo"]
-    lines = until(lambda: (said := logged(client, run_id)) and "lyrics" in said[-1] + said[-2] and said)
+    lines = until(
+        lambda: (said := logged(client, run_id)) and "lyrics" in said[-1] + said[-2] and said
+    )
     assert any(re.match(r"step +\d+ +validation", line) for line in lines)
     assert any(line.startswith("clean ") for line in lines)
     assert service.said("step      0  validation")  # and on the screen, once
