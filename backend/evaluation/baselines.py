@@ -176,7 +176,7 @@ def _is_scored(split: Split, start: int, n: int) -> npt.NDArray[np.bool_]:
     inside = np.zeros(n + 1, np.int64)  # +1 where a header begins, -1 where it ended
     np.add.at(inside, np.clip(heads + 1 - start, 0, n), 1)
     np.add.at(inside, np.clip(texts - start, 0, n), -1)
-    scored = np.cumsum(inside[:-1]) == 0
+    scored: npt.NDArray[np.bool_] = np.cumsum(inside[:-1]) == 0
     if start == 0:
         scored[:1] = False  # the first end-of-text closes nothing
     return scored

@@ -29,7 +29,7 @@ from backend.data.batches import IGNORE, Batch, Songs, Windows, check_size, open
 from backend.data.bins import Bins
 from backend.errors import CheckpointError, ConfigError, Terminated
 from backend.evaluation.baselines import baselines
-from backend.evaluation.loss import split_loss
+from backend.evaluation.loss import random_loss, split_loss
 from backend.models import checkpoint
 from backend.models.generation import complete
 from backend.models.gpt import GPT, flops_per_token, n_params
@@ -535,19 +535,7 @@ def _random_loss(
         config.batches, bins, seed=_draw(config.seed + 1, step), block_size=config.block_size,
         document_mask=config.document_mask,
     )  # fmt: skip
-    total = 0.0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for i in range(config.eval_iters):
-            x, y, documents = (
-                None if t is None else t.to(runtime.device)
-                for t in draw.take(i, done=i * batch_size, of=batch_size, rows=range(batch_size))
-            )
-            with runtime.autocast():
-                total += model(x, y, documents=documents)[1].item()
-    model.train(was_training)
-    return total / config.eval_iters
+    return random_loss(model, draw, runtime, iters=config.eval_iters, batch_size=batch_size)
 
 
 def _draw(*numbers: int) -> int:
