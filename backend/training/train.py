@@ -31,7 +31,7 @@ from backend.errors import CheckpointError, ConfigError, Terminated
 from backend.evaluation.baselines import baselines
 from backend.evaluation.loss import random_loss, split_loss
 from backend.models import checkpoint
-from backend.models.generation import complete
+from backend.models.generation import Sampling, complete
 from backend.models.gpt import GPT, flops_per_token, n_params
 from backend.report import Report
 from backend.runtime import Runtime, detect
@@ -562,12 +562,10 @@ def _show_sample(
     [(ids, _)] = complete(
         model,
         [tokenizer.eot],
+        Sampling(temperature=0.8, never=tokenizer.never_sampled()),
         eot=tokenizer.eot,
         seeds=[config.seed],
         max_new_tokens=config.sample_chars,
-        temperature=0.8,
-        k=None,
-        never=tokenizer.never_sampled(),
     )
     text = tokenizer.decode(ids)
     if out_dir:
