@@ -85,6 +85,21 @@ def lambada(
             "perplexity": math.exp(min(700.0, float(nats.mean())))}  # fmt: skip
 
 
+def check(*names: str) -> None:
+    """Before anything is computed.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    for name in names:
+        if not FILES[name].is_file():
+            raise DataError(f"{name} is not here: {FILES[name]} is missing", mend=_mend(name))
+
+
+def _mend(task: str) -> str:
+    return f"python -m backend.data.corpora --corpus={task}, or with --path=FILE one that you have"
+
+
 def _standard_error(share: float, n: int) -> float:
     """Of a mean of zeros and ones, as the harness has it."""
     return math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else math.nan
@@ -108,9 +123,8 @@ def _ids(tokenizer: Tokenizer, model: GPT, text: str) -> list[int]:
 
 
 def _rows(task: str) -> Iterator[dict[str, Any]]:
-    path = FILES[task]
-    make = f"python -m backend.data.corpora --corpus={task}, or with --path=FILE a file you have"
-    n = 0
+    check(task)
+    path, n = FILES[task], 0
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
@@ -123,9 +137,7 @@ def _rows(task: str) -> Iterator[dict[str, Any]]:
                 if not ok:
                     raise ValueError
                 yield row
-    except FileNotFoundError:
-        raise DataError(f"{task} is not here: {path} is missing", mend=make) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} line {n} is no example of {task}", mend=make) from None
+        raise DataError(f"{path} line {n} is no example of {task}", mend=_mend(task)) from None
     if not n:
-        raise DataError(f"{path} is empty", mend=make)
+        raise DataError(f"{path} is empty", mend=_mend(task))
