@@ -30,10 +30,11 @@ from backend.config.schema import EvaluateConfig
 from backend.data.batches import Windows
 from backend.data.bins import Bins, Split
 from backend.data.song import read_songs, split_header
-from backend.errors import CheckpointError, ConfigError, DataError
+from backend.errors import CheckpointError, ConfigError, DataError, first_line
 from backend.evaluation import baselines, songs, tasks
 from backend.evaluation.compare import compare
 from backend.evaluation.loss import SplitLoss, random_loss, split_loss
+from backend.evaluation.novelty import Novelty
 from backend.evaluation.sounds import sounds
 from backend.models import checkpoint
 from backend.models.generation import Sampling
@@ -304,12 +305,29 @@ def _lyrics(
                 "5-gram": songs.ngram_songs(counted(), bins, held_out, seed=seed),
             }
         )
+    index = _novelty(bins)
+
+    def copied(text: str) -> dict[str, float]:
+        if index is None:
+            return {}
+        found = index.measure(text)
+        return {"longest_copy": found.longest_words, "copied_5grams": found.share_5gram}
+
     figures, short = songs.figures(
-        sources, held_out, known=known, sound=lambda language: sounds(config.rhyme, language)
+        sources, held_out, known=known, sound=partial(sounds, config.rhyme), more=copied
     )
     texts: dict[str, Sequence[str]] = {"held out": held_out.texts}
     texts |= {name: each.texts for name, each in sources[0].items()}
     return {"songs": n, "seeds": config.seeds, "too_short": short, "figures": figures}, texts
+
+
+def _novelty(bins: Bins) -> Novelty | None:
+    """The index of copied words beside the bins, where it stands or can be written."""
+    try:
+        return Novelty.open(bins)
+    except OSError as error:
+        print(f"note: copied words are not counted: {first_line(error)}")
+        return None
 
 
 def _given(path: Path) -> list[str]:
@@ -425,27 +443,26 @@ def _plot(found: Mapping[str, Any], texts: Mapping[str, Sequence[str]], path: Pa
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    n = ("loss" in found) + bool(texts)
+    figure, axes = pyplot.subplots(n, 2, figsize=(11, 3.8 * n), layout="constrained", squeeze=False)
     if "loss" in found:
         bars = {"this model": found["loss"]["bpc"]}
         bars |= {name: each["bpc"] for name, each in found["baselines"].items()}
-        axes[0, 0].barh(list(bars), list(bars.values()), color=["C1", *["C7"] * (len(bars) - 1)])
-        axes[0, 0].invert_yaxis()
-        artists = dict([*found["by"]["artist"].items()][:SHOWN])
-        axes[0, 1].barh(list(artists), [each["bpc"] for each in artists.values()], color="C1")
-        axes[0, 1].invert_yaxis()
-        axes[0, 1].set_title("by artist")
-    axes[0, 0].set_xlabel("bits per character")
-    axes[0, 1].set_xlabel("bits per character")
-    for axis, key, label in ((axes[1, 0], "line_distance", "words per line"),
-                             (axes[1, 1], "stanza_distance", "lines per stanza")):  # fmt: skip
-        for name, each in texts.items():
-            form = songs.forms(each)[key]
+        groups = [*found["by"]["artist"].items()][:SHOWN]
+        artists = {name: each["bpc"] for name, each in groups}
+        for axis, each, title in zip(axes[0], (bars, artists), ("", "by artist"), strict=True):
+            axis.barh(list(each), list(each.values()), color=["C1" if title else "C7"] * len(each))
+            axis.invert_yaxis()
+            axis.set_title(title)
+            axis.set_xlabel("bits per character")
+    forms = (("line_distance", "words per line"), ("stanza_distance", "lines per stanza"))
+    for axis, (key, label) in zip(axes[-1] if texts else (), forms, strict=False):
+        for name, theirs in texts.items():
+            form = songs.forms(theirs)[key]
             places = range(1, 1 + min(24, max(form, default=1)))
             axis.plot(places, [form[k] / max(1, form.total()) for k in places], label=name)
         axis.set_xlabel(label)
-        if texts:
-            axis.legend()
+        axis.legend()
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)
