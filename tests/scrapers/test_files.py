@@ -11,7 +11,13 @@ from backend.config.schema import CrawlConfig
 from backend.data.song import read_raw, song_id
 from backend.errors import DataError
 from backend.scrapers.crawl import folder, main
-from backend.scrapers.files import decode, read_files
+from backend.scrapers.encoding import file_text
+from backend.scrapers.files import read_files
+
+
+def decode(data):
+    return file_text(data)[0]
+
 
 MOUSE = "Wee, sleekit, cow'rin, tim'rous beastie,\nO, what a panic's in thy breastie!\n\nThou need"
 ACCENTS = "Ça ira — “naïve” señor"
@@ -42,7 +48,7 @@ def songs(path):
     found = []
     for file, result in read_files(path):
         assert not isinstance(result, str), f"{file}: {result}"
-        found += result
+        found += result.songs
     return found
 
 
@@ -179,7 +185,7 @@ def test_text_that_is_null_gives_way_to_lyrics(write):
         ("a.txt", b"\xff\xfea", "utf-16"),
         ("song.mp3", b"ID3", "not one of .txt, .json, .jsonl"),
         ("dump.json", "{", "Expecting"),
-        ("dump.json", '{"text": "a"}', "not a list of songs"),
+        ("dump.json", '{"name": "a"}', "not a list of songs"),
         ("dump.json", '[{"text": "a"}, {"title": "b"}]', "entry 2 has no text"),
         ("dump.json", '["a"]', "entry 1 has no text"),
         ("dump.json", '[{"text": 5}]', "entry 1 has no text"),
@@ -196,7 +202,7 @@ def test_one_bad_file_does_not_cost_the_others(write, tmp_path):
     write("good.txt", MOUSE)
     found = {path.name: result for path, result in read_files(tmp_path / "songs")}
     assert isinstance(found["bad.json"], str)
-    assert found["good.txt"][0].lyrics == MOUSE
+    assert found["good.txt"].songs[0].lyrics == MOUSE
 
 
 def test_hidden_files_are_not_songs(write, tmp_path):
@@ -310,7 +316,7 @@ def test_folders_name_artist_and_album_and_numbers_are_no_artists(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("words\n")
-    songs = {s.title: s for _, found in read_files(tmp_path) for s in found}
+    songs = {s.title: s for _, found in read_files(tmp_path) for s in found.songs}
     assert {t: (s.artist, s.album, s.track) for t, s in songs.items()} == {
         "Song": ("Opeth", None, 1),
         "Tam Glen": ("Burns", "Songs", 2),
