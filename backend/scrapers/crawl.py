@@ -101,14 +101,16 @@ def main(config: CrawlConfig) -> Summary:
             store.write_views()
             write_readme(raw, kinds := store.kinds())
             counts = _counts(crawl.rows)
-            write_report(raw, crawl.rows, counts, crawl.hosts, files)
+            write_report(raw, crawl.rows, counts, crawl.fetchers, files)
             if crawl.rows:
                 print(closing_table(crawl.rows), flush=True)
         views, failed = store.views(), counts.get("failed", 0)
         if config.refresh and not (failed or crawl.errors):
             store.refreshed()
-    if crawl.errors and len(crawl.errors) == len(sources):
-        raise crawl.errors[0]
+    if crawl.errors and (len(crawl.errors) >= len(sources) or not crawl.rows):
+        first, *others = crawl.errors
+        raise UserError("\n".join([first.what, *(e.what for e in others)]), first.why, first.mend
+                        ) if others else first  # fmt: skip
     if failed and not any(row.songs for row in crawl.rows):
         why = next(why for row in crawl.rows for _, why in row.failed)
         raise NetworkError(f"nothing could be fetched: {why}", mend="run the same command later")
@@ -191,6 +193,7 @@ class Crawl:
     def __init__(self, config: CrawlConfig, store: CrawlStore, sites: Sequence[str]) -> None:
         self.config, self.store, self.sites = config, store, sites
         self.hosts: dict[str, Host] = {}
+        self.fetchers: list[Fetcher] = []
         self.progress = Progress(self.hosts)
         self.rows: list[Row] = []
         self.errors: list[UserError] = []
@@ -314,10 +317,12 @@ class Crawl:
         return DarkLyrics(**shared, fetcher=fetcher)
 
     def _fetcher(self, site: str, root: str, served_at: str | None) -> Fetcher:
-        return Fetcher(
+        fetcher = Fetcher(
             root, served_at=served_at, delay_s=self._delay_s(site), hosts=self.hosts,
             sleep=self._sleep, say=self.progress.say,
         )  # fmt: skip
+        self.fetchers.append(fetcher)
+        return fetcher
 
     def _delay_s(self, site: str) -> float:
         return DELAY_S[site] if self.config.delay_s is None else self.config.delay_s

@@ -54,7 +54,7 @@ def parse_index(html: bytes, url: str) -> list[Link]:
         Link(_text(a), _address(a, url))
         for column in columns
         for a in column.select("a[href]")
-        if _text(a) and urlsplit(_address(a, url)).netloc == urlsplit(url).netloc  # no advertiser
+        if _text(a) and _address(a, url)
     ]
 
 

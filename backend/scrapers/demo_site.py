@@ -264,6 +264,9 @@ def serve(page: Callable[[str], str | None]) -> Iterator[str]:
     """
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # one connection for all pages
+        disable_nagle_algorithm = True  # or the body waits 40 ms for the head
+
         def do_GET(self) -> None:
             text = ROBOTS if self.path == "/robots.txt" else page(self.path)
             body = (text or "<title>not Found</title>").encode()

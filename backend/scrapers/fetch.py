@@ -75,9 +75,6 @@ class Host:
         self.delay_s = 0.0  # least seconds from an answer to the next request
         self.pace_s = 0.0  # what they are now: more where the host is slow, or has trouble
         self.not_before = 0.0  # on the monotonic clock
-        self.refused = self.failed = 0  # pages in a row
-        self.stopped: HostStopped | None = None
-        self.requests = 0
         self.waited_s = 0.0
 
     def answered(self, well: bool, seconds: float, penalty_s: float) -> None:
@@ -120,6 +117,9 @@ class Fetcher:
     ) -> None:
         self.site, self.served_at = site, served_at or site
         self.retries, self.backoff_s, self.sleep, self.say = retries, backoff_s, sleep, say
+        self.refused = self.failed = 0  # pages in a row
+        self.stopped: HostStopped | None = None
+        self.requests = 0
         name = urlsplit(self.served_at).netloc
         self.host = Host(name) if hosts is None else hosts.setdefault(name, Host(name))
         self.host.delay_s = max(self.host.delay_s, delay_s)
@@ -149,22 +149,22 @@ class Fetcher:
             )
         host = self.host
         with host.lock:
-            if host.stopped:
-                raise host.stopped
+            if self.stopped:
+                raise self.stopped
             if host.robots is None:
                 host.robots = self._read_robots(authorized=bool(headers))
             try:
                 page = self._page(url, headers, known)
             except Blocked as error:
-                host.refused += 1
-                raise (self._stop(error) if host.refused >= IN_A_ROW else error) from error
+                self.refused += 1
+                raise (self._stop(error) if self.refused >= IN_A_ROW else error) from error
             except PageError:  # the page is at fault; the host answers
-                host.refused = host.failed = 0
+                self.refused = self.failed = 0
                 raise
             except NetworkError as error:
-                host.failed += 1
-                raise (self._stop(error) if host.failed >= IN_A_ROW else error) from error
-            host.refused = host.failed = 0
+                self.failed += 1
+                raise (self._stop(error) if self.failed >= IN_A_ROW else error) from error
+            self.refused = self.failed = 0
             return page
 
     def own(self, address: str) -> str:
@@ -175,7 +175,7 @@ class Fetcher:
     def _stop(self, error: NetworkError) -> HostStopped:
         """From now on nothing is asked of this host."""
         refuses = isinstance(error, Blocked)
-        self.host.stopped = HostStopped(
+        self.stopped = HostStopped(
             f"stopped asking {urlsplit(self.site).netloc}: {error.what}",
             why="it refuses us; what was fetched is stored, and no block is got round"
             if refuses
@@ -185,7 +185,7 @@ class Fetcher:
             if refuses
             else error.mend or "run the same command later",
         )
-        return self.host.stopped
+        return self.stopped
 
     def _read_robots(self, authorized: bool) -> Protego:
         """robots.txt: absent is permission, unreachable is not."""
@@ -309,7 +309,7 @@ class Fetcher:
         if (pause := host.not_before - time.monotonic()) > 0:
             host.waited_s += pause
             self.sleep(pause)
-        host.requests += 1
+        self.requests += 1
         began = time.monotonic()
         well, seconds = False, 0.0
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from backend.scrapers.fetch import Host
+from backend.scrapers.fetch import Fetcher, Host
 from backend.storage import atomic_write, write_json
 
 LINE_EVERY_S = 60  # where there is no terminal to draw a bar on
@@ -147,7 +147,7 @@ def closing_table(rows: Sequence[Row]) -> str:
 
 
 def write_report(
-    folder: Path, rows: Iterable[Row], totals: Mapping[str, Any], hosts: Mapping[str, Host],
+    folder: Path, rows: Iterable[Row], totals: Mapping[str, Any], fetchers: Iterable[Fetcher],
     files: Sequence[Mapping[str, Any]],
 ) -> None:  # fmt: skip
     """crawl.json: the table and the totals for programs."""
@@ -155,13 +155,12 @@ def write_report(
         folder / "crawl.json",
         {
             **totals,
-            "hosts": {
-                host.name: {
-                    "requests": host.requests,
-                    "waited_s": round(host.waited_s, 1),
-                    "stopped": host.stopped.what if host.stopped else None,
+            "sites": {
+                fetcher.site: {
+                    "requests": fetcher.requests,
+                    "stopped": fetcher.stopped.what if fetcher.stopped else None,
                 }
-                for host in hosts.values()
+                for fetcher in fetchers
             },
             "artists": [row.as_dict() for row in rows],
             "files": list(files),

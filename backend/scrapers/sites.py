@@ -108,6 +108,7 @@ class Way:
                 try:
                     links = [Link(link.name, fetcher.own(link.url))
                              for link in parse(page.body, page.url)]  # fmt: skip
+                    links = [link for link in links if link.url.startswith(fetcher.site)]
                 except PageError as error:
                     self._remember(url, error, page)
                     raise
@@ -311,6 +312,7 @@ class Genius(Way):
         self._calls: Any = lyricsgenius.Genius(self.token, sleep_time=0, retries=0)
         self._calls._session = self  # it calls `request`, here below, and nothing else
         self._came: tuple[Page, bool] | None = None
+        self._asked = ""
 
     def request(
         self, method: str, url: str, *, params: Mapping[str, Any], headers: Any, **_: Any
@@ -323,7 +325,7 @@ class Genius(Way):
         url = address(url, params)
         fetcher = self.public_api if url.startswith(genius.PUBLIC_API) else self.api
         assert method == "GET" and fetcher is not None  # the calls below are all there are
-        self._came = None
+        self._asked, self._came = url, None
         self._came = self._page(url, fetcher, headers)
         text = self._came[0].body.decode("utf-8", "replace")
         try:
@@ -426,7 +428,7 @@ class Genius(Way):
             except HostStopped:
                 raise
             except NetworkError as error:
-                self._failed(row, url, error, self._came[0] if self._came else None)
+                self._failed(row, self._asked, error, self._came[0] if self._came else None)
                 return [], {}
             outcome = self.store.outcome(url)
         assert outcome is not None
@@ -434,7 +436,7 @@ class Genius(Way):
 
     def _song(self, row: Row, link: Link) -> None:
         """One song: what the API says of it, and the text on its page."""
-        at, page, fetched = link.url, None, False
+        at, page, fetched = "", None, False
         try:
             song = genius.song_in(self._calls.song(int(link.url.rpartition("/")[2])))
             assert self._came is not None
@@ -449,8 +451,8 @@ class Genius(Way):
         except HostStopped:
             raise
         except NetworkError as error:
-            if at == link.url and self._came:
-                page = self._came[0]
+            if not at:
+                at, page = self._asked, self._came[0] if self._came else None
             self._failed(row, at, error, page)
             return
         record = genius.song_of(song, kind=kind, lyrics=lyrics, fetched_at=page.fetched_at)

@@ -65,7 +65,6 @@ class CrawlStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = threading.RLock()
-        self._wal = False
         try:
             self._db = sqlite3.connect(path, timeout=10, check_same_thread=False)
             self._open(reader_version)
@@ -79,6 +78,10 @@ class CrawlStore:
     def _open(self, reader_version: int) -> None:
         """Make the tables, or bring those of version 1 up to date."""
         db = self._db
+        with suppress(sqlite3.OperationalError):  # some network disks cannot; it works without
+            # A transaction costs no wait for the disk then, and readers do not stop us.
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
         db.execute("CREATE TABLE IF NOT EXISTS meta (schema_version INTEGER NOT NULL)")
         (version,) = db.execute("SELECT schema_version FROM meta").fetchone() or (None,)
         if version is not None and version > SCHEMA_VERSION:
@@ -126,9 +129,6 @@ class CrawlStore:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         with self._lock:
-            if self._wal:  # one file again, which a read-only disk can show too
-                with suppress(sqlite3.Error):  # somebody reads it: then the next crawl does it
-                    self._db.execute("PRAGMA journal_mode = DELETE")
             self._db.close()
 
     @contextmanager
@@ -201,8 +201,6 @@ class CrawlStore:
             found: what it gave, counted; None as long as something of it is left to take.
         """
         songs = list(songs)
-        if fetched:
-            self._write_ahead()
         with self._writing() as db:
             if fetched:
                 if found is not None and self.outcome(page.url):  # it may have had other songs
@@ -261,16 +259,6 @@ class CrawlStore:
             (url, state, reason, None if found is None else json.dumps(found), at),
         )
 
-    def _write_ahead(self) -> None:
-        """Before the first new page: a transaction costs no wait for the disk then, and readers do
-        not stop us. Not earlier, so that a crawl without news leaves the file alone."""
-        with self._lock:
-            if not self._wal:
-                self._wal = True
-                with suppress(sqlite3.Error):  # some network disks cannot; it works without
-                    self._db.execute("PRAGMA journal_mode = WAL")
-                    self._db.execute("PRAGMA synchronous = NORMAL")
-
     # --- a refresh that was stopped goes on ---
 
     def refreshing_since(self) -> str:
@@ -295,7 +283,6 @@ class CrawlStore:
 
     def put_songs(self, songs: Iterable[Song]) -> list[Song]:
         """Songs that came from no page, in one transaction; those of them that are new."""
-        self._write_ahead()
         with self._writing():
             return [song for song in songs if self._put_song(song)]
 

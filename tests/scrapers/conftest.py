@@ -60,6 +60,7 @@ class ScriptedServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections are kept, as sites keep them
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         server = self.server

@@ -118,7 +118,7 @@ def test_robots_txt_is_read_once_and_first(server, fetcher):
     polite.get(URL)
     polite.get(URL)
     assert [asked.path for asked in server.asked] == ["/robots.txt", "/a.html", "/a.html"]
-    assert polite.host.requests == 3
+    assert polite.requests == 3
 
 
 @pytest.mark.parametrize("status", [404, 410])
