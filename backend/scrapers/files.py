@@ -100,16 +100,15 @@ def _rows(
     """
     suffix = file.suffix.lower()
     if suffix == ".txt":
-        if re.search(rf"^{BAND.pattern}$", text, re.M) and re.search(
-            rf"^{TITLE.pattern}$", text, re.M
-        ):
-            return list(_atom_gpt(text)), "ATOM-GPT's all_lyrics"
+        lines = text.replace("\r\n", "\n")
+        if all(re.search(rf"^{head.pattern}$", lines, re.M) for head in (BAND, TITLE)):
+            return list(_atom_gpt(lines)), "ATOM-GPT's all_lyrics"
         return [_from_name(file.relative_to(root)) | {"text": text}], "a song"
     if suffix in (".csv", ".tsv"):
         return _csv(text, columns)
     if suffix == ".jsonl":
-        lines = [json.loads(line) for line in text.split("\n") if line.strip()]
-        rows, shape = lines, "lines of JSON"
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        shape = "lines of JSON"
     else:
         rows, shape = _json(json.loads(text))
     for number, row in enumerate(rows, 1):
@@ -123,6 +122,8 @@ def _json(value: Any) -> tuple[list[Any], str]:
     if isinstance(value, list):
         return value, "a list of songs"
     if isinstance(value, dict):
+        if isinstance(value.get("artists"), list):  # lyricsgenius before 3.7, several artists
+            return [song for one in value["artists"] for song in _json(one)[0]], "artists"
         if isinstance(value.get("songs"), list):  # lyricsgenius, an artist
             return [_with(song, artist=value.get("name")) for song in value["songs"]], "an artist"
         if isinstance(value.get("tracks"), list):  # lyricsgenius, an album
@@ -192,7 +193,6 @@ def _atom_gpt(text: str) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
     for line in [*text.split("\n"), RULE]:
-        line = line.rstrip("\r")
         heads = [pattern.fullmatch(line) for pattern in (BAND, ALBUM, TITLE)]
         if not any(heads) and line != RULE:
             lines.append(line)
