@@ -30,6 +30,7 @@ REMOVED = re.compile(r"lyrics (?:were|have been|are) removed|removed (?:due to|a
 INSTRUMENTAL = re.compile(r"(?:this (?:song|track) is (?:an? )?)?instrumental(?: (?:song|track))?")
 WWW = re.compile(r"https?://(www\.)?darklyrics\.com/", re.IGNORECASE)  # as old links write it
 
+SOURCE_BREAK = re.compile(r"\s*[\r\n]+\s*")
 LISTROW, ARTISTS, ALBUM, CONT, LYRICS, ALBUMLYRICS = (
     f"contains(concat(' ', normalize-space(@class), ' '), ' {name} ')"
     for name in ("listrow", "artists", "album", "cont", "lyrics", "albumlyrics")
@@ -149,7 +150,8 @@ def _bodies(body: HtmlElement) -> Iterator[tuple[HtmlElement, str]]:
     nodes = list(_walk(body))
     for i, node in enumerate(nodes):
         if isinstance(node, str):
-            lines[-1] += re.sub(r"\s*[\r\n]+\s*", " ", node.strip("\r\n"))
+            text = node.strip("\r\n")
+            lines[-1] += SOURCE_BREAK.sub(" ", text) if "\n" in text or "\r" in text else text
         elif node.tag == "br":
             lines.append("")
         elif node.tag == "h3" or _is_chrome(node, nodes[i + 1 :]):

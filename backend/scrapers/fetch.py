@@ -80,7 +80,8 @@ class Host:
     def answered(self, well: bool, seconds: float, penalty_s: float) -> None:
         """Adapt the pace to an answer that took `seconds`, and keep the next one away."""
         if well:
-            self.pace_s = max(self.delay_s, (self.pace_s + seconds) / 2)
+            latency = seconds if self.delay_s else 0.0  # no delay at all is for one's own server
+            self.pace_s = max(self.delay_s, (self.pace_s + latency) / 2)
         else:
             self.pace_s = min(LONGEST_PACE_S, max(self.delay_s, 2 * self.pace_s, penalty_s))
         # From the answer on, so that the gap holds by the site's own clock too.
