@@ -114,7 +114,8 @@ def _tests(config: BenchConfig) -> str:
     """The two test targets."""
     rows = []
     for name, marks in (("make test-fast", "not slow and not e2e"), ("make test", "not slow")):
-        got = measure(python("pytest", "-q", "-m", marks))
+        cores = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")  # as the Makefile does
+        got = measure(python("pytest", "-q", *cores, "-m", marks))
         rows.append([f"`{name}`", f"{got.seconds:.0f}", got.output.strip().splitlines()[-1]])
     return table(["command", "seconds", "result"], rows)
 
