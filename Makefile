@@ -17,6 +17,8 @@ CONFIG   ?= config/train_gpt2.py
 
 RUN   = $(VENV)/bin/python
 READY = $(VENV)/.ready
+# a process a core; more than four would want memory for as many programs in training
+PYTEST = $(RUN) -m pytest -n logical --maxprocesses=4 --dist=worksteal
 
 .PHONY: environment lyrics ddp-train gpu-status test-fast test check bench
 
@@ -43,10 +45,10 @@ gpu-status:
 
 # Under a minute: no Prefect server, no whole programs.
 test-fast: $(READY)
-	$(RUN) -m pytest -m "not slow and not e2e" $(ARGS)
+	$(PYTEST) -m "not slow and not e2e" $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .

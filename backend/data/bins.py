@@ -273,11 +273,11 @@ def _cut(path: Path, size: int) -> None:
 
 
 def _new(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.new")
+    return folder.parent / f".{folder.name}.new"
 
 
 def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+    return folder.parent / f".{folder.name}.old"
 
 
 def restore(folder: Path) -> None:
@@ -400,7 +400,8 @@ class Bins:
             restore(place)
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None or not (folder / "meta.json").is_file():
-            missing = folder or Path("data") / dataset
+            spelt = Path(dataset).is_absolute() or Path(dataset).parts[:1] == ("data",)
+            missing = folder or (Path(dataset) if spelt else Path("data") / dataset)
             raise DataError(f"no train.bin in {missing}", mend=_command(missing))
         again = f"{_command(folder)} --force"
         try:
@@ -462,6 +463,8 @@ def _command(folder: Path) -> str:
     """The command that makes these bins."""
     if (folder / "corpora.manifest.json").is_file():
         return "the python -m backend.data.corpora that made them, with"
+    if within := sorted(path.parent for path in folder.glob("*/meta.json")):
+        return " or ".join(f"--dataset={path}" for path in within)
     size = folder.name.removeprefix("bpe")
     kind = {"char": "", "gpt2": " --tokenizer=gpt2"}.get(folder.name, "")
     kind = f" --tokenizer=bpe --vocab_size={size}" if size.isdecimal() else kind

@@ -27,7 +27,7 @@ from backend.errors import ConfigError
 from backend.evaluation.compare import read_metrics
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
-from backend.training import bench_data, bench_model, bench_step, bench_train
+from backend.training import bench_crawl, bench_data, bench_model, bench_step, bench_train
 from backend.training.measure import measure, python
 
 HELP_RUNS = 5
@@ -114,7 +114,8 @@ def _tests(config: BenchConfig) -> str:
     """The two test targets."""
     rows = []
     for name, marks in (("make test-fast", "not slow and not e2e"), ("make test", "not slow")):
-        got = measure(python("pytest", "-q", "-m", marks))
+        cores = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")  # as the Makefile does
+        got = measure(python("pytest", "-q", *cores, "-m", marks))
         rows.append([f"`{name}`", f"{got.seconds:.0f}", got.output.strip().splitlines()[-1]])
     return table(["command", "seconds", "result"], rows)
 
@@ -157,6 +158,7 @@ SECTIONS: dict[str, Section] = {
     "generation": Section(bench_model.generation, ("nanogpt",)),
     "attention": Section(bench_model.attention, ("text",)),
     "lora": Section(bench_model.lora_memory),
+    "crawl": Section(bench_crawl.crawl),
     "clean": Section(bench_data.clean, ("songs",)),
     "bins": Section(bench_data.bins, ("text",)),
     "data": Section(bench_data.batches, ("songs",)),

@@ -528,6 +528,13 @@ def test_missing_bins_name_the_command_that_makes_them(tmp_path, kind):
     assert error.value.mend.endswith("corpus" + words.get(kind, ""))
 
 
+def test_the_corpus_named_for_its_bins_is_told_which_bins_it_has(sharded, monkeypatch):
+    monkeypatch.chdir(sharded.parent)
+    with pytest.raises(DataError) as error:
+        Bins.open(".")
+    assert f"--dataset={sharded.name}" in error.value.mend
+
+
 def test_a_summary_counts_and_shows_no_text(sharded):
     bins = Bins.open(str(sharded))
     told = bins.summary()
