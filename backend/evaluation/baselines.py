@@ -14,7 +14,7 @@ which take seconds, once somebody evaluates.
 import json
 import lzma
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -42,17 +42,18 @@ class Baseline(NamedTuple):
     bpc: float  # bits per character
 
 
-def baselines(bins: Bins, *, slow: bool = False) -> dict[str, Baseline]:
+def baselines(bins: Bins, *, counted: Callable[[], NGram] | None = None) -> dict[str, Baseline]:
     """Name -> score; read where these very bins were scored before, else computed and kept.
 
     Args:
-        slow: 5-gram and xz too; else they are among the scores where they were kept.
+        counted: the 5-gram of these bins, asked for where it is needed: score it, and xz, too. Else
+            they are among the scores where they were kept.
     Raises:
         DataError: the validation split holds no song, or an id is beyond the vocabulary.
     """
     kept = _read(bins.folder)
     found = kept[1] if kept and kept[0] == bins.sha256 else {}
-    if found and (not slow or found.keys() >= SLOW):
+    if found and (counted is None or found.keys() >= SLOW):
         return found
     if bins.val.songs == 0 or bins.val.chars == 0:
         raise DataError(
@@ -61,24 +62,24 @@ def baselines(bins: Bins, *, slow: bool = False) -> dict[str, Baseline]:
         )
     size = bins.tokenizer.vocab_size
     scored = _scored(bins.val, size)
-    counted = _counted(bins.train, size)
-    for name, counts in (("val", scored), ("train", counted)):
+    trained = _counted(bins.train, size)
+    for name, counts in (("val", scored), ("train", trained)):
         if len(counts) > size:
             raise bins.damaged(
                 f"token id {len(counts) - 1} in {bins.folder}/{name}.bin, but its vocabulary has "
                 f"{size} ids",
                 why="the model has no embedding for it",
             )
-    likely = np.log(counted + 1.0)
+    likely = np.log(trained + 1.0)
     n, bits = int(scored.sum()), math.log(2) * bins.val.chars
     nats = {
         "uniform": n * math.log(size),
         "unigram": float(scored @ (math.log(len(bins.train.tokens) + size) - likely)),
     }
-    if slow:
-        nats["5-gram"] = _ngram_nats(bins)
+    if counted:
+        nats["5-gram"] = _ngram_nats(bins, counted())
     found = {name: Baseline(each / n, each / bits) for name, each in nats.items()}
-    if slow:
+    if counted:
         found["xz"] = Baseline(None, _xz_bits(bins) / bins.val.chars)
     value = {
         "format": FORMAT,
@@ -95,9 +96,9 @@ def ngram(bins: Bins) -> NGram:
     return NGram(bins.train.tokens[-MOST:], bins.tokenizer.vocab_size)
 
 
-def _ngram_nats(bins: Bins) -> float:
+def _ngram_nats(bins: Bins, model: NGram) -> float:
     """Over all scored tokens; the stream is read in pieces that overlap by a context."""
-    model, split, total = ngram(bins), bins.val, 0.0
+    split, total = bins.val, 0.0
     for start in range(0, len(split.tokens), CHUNK):
         seen = min(start, model.n - 1)
         nats = model.nats(split.tokens[start - seen : start + CHUNK])[seen:]
@@ -176,7 +177,7 @@ def _is_scored(split: Split, start: int, n: int) -> npt.NDArray[np.bool_]:
     inside = np.zeros(n + 1, np.int64)  # +1 where a header begins, -1 where it ended
     np.add.at(inside, np.clip(heads + 1 - start, 0, n), 1)
     np.add.at(inside, np.clip(texts - start, 0, n), -1)
-    scored = np.cumsum(inside[:-1]) == 0
+    scored: npt.NDArray[np.bool_] = np.cumsum(inside[:-1]) == 0
     if start == 0:
         scored[:1] = False  # the first end-of-text closes nothing
     return scored

@@ -18,13 +18,14 @@ Letters: B batch, T window, V vocabulary.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from backend.data.batches import Songs, Windows
 from backend.data.bins import Split
 from backend.errors import DataError
 from backend.models.gpt import GPT, IGNORE
@@ -93,12 +94,92 @@ def split_loss(
             "the validation split is empty",
             mend="more songs, or a larger --val_fraction in python -m backend.data.binarize",
         )
+    windows = list(_windows(split, model.config.block_size, stride))
+    try:
+        scores = _scores(model, split.tokens, windows, split.songs, runtime, batch_size, between)
+    except _UnknownIdError as error:
+        raise DataError(
+            f"token id {error} in the validation split, but the vocabulary has "
+            f"{model.vocab_size} ids",
+            mend="make the bins again: --force in python -m backend.data.binarize",
+        ) from None
+    return SplitLoss(scores.nats, int(scores.tokens.sum()), split.chars, split.bytes)
+
+
+@torch.no_grad()
+def continuations(
+    model: GPT,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    runtime: Runtime,
+    *,
+    batch_size: int = 16,
+    between: Callable[[], object] = lambda: None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """How likely each text is after its context, both in ids, neither empty: (n,) nats, and (n,)
+    whether its every token is the likeliest. Processes share the work, as in split_loss.
+
+    What is longer than the block loses the beginning of its context; a text that is longer itself
+    is read in windows that overlap by half.
+    """
+    tokens = np.array([i for pair in requests for part in pair for i in part], np.int64)
+    windows: list[Window] = []
+    start = 0
+    for n, (context, text) in enumerate(requests):
+        scored, last = start + len(context), start + len(context) + len(text) - 1
+        block = model.config.block_size
+        first = max(start, last - block if len(text) <= block else scored - 1 - block // 2)
+        windows += _cut(n, first, last, scored, block, max(1, block // 2))
+        start = last + 1
+    scores = _scores(model, tokens, windows, len(requests), runtime, batch_size, between)
+    return scores.nats, scores.likeliest == scores.tokens
+
+
+@torch.no_grad()
+def random_loss(
+    model: GPT, batches: Windows | Songs, runtime: Runtime, *, iters: int, batch_size: int
+) -> float:
+    """nanoGPT's estimate: the mean loss in nats per token of random batches. It wobbles, headers
+    and cut songs are in it: for comparison with old logs alone."""
     was_training = model.training
     model.eval()
-    nats = np.zeros(split.songs)
-    tokens = 0
-    block_size = model.config.block_size
-    windows = sorted(_windows(split, block_size, stride), key=lambda w: w.stop - w.start)
+    total = 0.0
+    for i in range(iters):
+        x, y, documents = (
+            None if t is None else t.to(runtime.device)
+            for t in batches.take(i, done=i * batch_size, of=batch_size, rows=range(batch_size))
+        )
+        with runtime.autocast():
+            total += model(x, y, documents=documents)[1].item()
+    model.train(was_training)
+    return total / iters
+
+
+class _UnknownIdError(Exception):
+    """An id beyond the vocabulary."""
+
+
+class _Scores(NamedTuple):
+    """Of each song: (n_songs,) each."""
+
+    nats: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.float64]  # scored
+    likeliest: npt.NDArray[np.float64]  # of these, that the model would take at temperature 0
+
+
+def _scores(
+    model: GPT,
+    tokens: Any,
+    windows: Sequence["Window"],
+    n: int,
+    runtime: Runtime,
+    batch_size: int,
+    between: Callable[[], object],
+) -> _Scores:
+    """Of n songs, which lie in the windows of a stream."""
+    was_training = model.training
+    model.eval()
+    scores = np.zeros((3, n))
+    windows = sorted(windows, key=lambda w: w.stop - w.start)
     batches = list(_batches(windows, batch_size, model.vocab_size))
     # dealt out in turn: neighbours are about as long. Under FSDP a forward is a collective, so who
     # has none left goes through the last one again and scores nothing
@@ -110,15 +191,11 @@ def split_loss(
         x = np.zeros((len(batch), longest), dtype=np.int64)
         y = np.full((len(batch), longest), IGNORE, dtype=np.int64)
         for row, (_, start, stop, scored) in enumerate(batch):
-            ids = split.tokens[start : stop + 1]
+            ids = tokens[start : stop + 1]
             x[row, : stop - start] = ids[:-1]
             y[row, scored - start - 1 : stop - start] = ids[scored - start :]
         if (worst := int(max(x.max(), y.max()))) >= model.vocab_size:
-            raise DataError(
-                f"token id {worst} in the validation split, but the vocabulary has "
-                f"{model.vocab_size} ids",
-                mend="make the bins again: --force in python -m backend.data.binarize",
-            )
+            raise _UnknownIdError(worst)
         if mine >= len(batches):
             y.fill(IGNORE)
         with runtime.autocast():
@@ -126,14 +203,14 @@ def split_loss(
         targets = torch.from_numpy(y).to(runtime.device)  # (B, T)
         each = F.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
-        )  # (B*T,)
-        rows = each.view(x.shape).cpu().double().sum(1)  # (B,); an Apple GPU has no float64
-        np.add.at(nats, [w.song for w in batch], rows.numpy())
-        tokens += int((targets != IGNORE).sum())
+        ).view(x.shape)  # (B, T)
+        right = logits.argmax(-1) == targets  # (B, T)
+        found = torch.stack([each.cpu().double(), (targets != IGNORE).cpu(), right.cpu()])
+        # (3, B): on the CPU, since an Apple GPU has no float64
+        np.add.at(scores.T, [w.song for w in batch], found.sum(-1).numpy().T)
     model.train(was_training)
-    # one sum of both: what one process has not scored is 0, so that any number of them add up alike
-    sums = runtime.sum(torch.from_numpy(np.append(nats, tokens))).numpy()
-    return SplitLoss(sums[:-1], int(sums[-1]), split.chars, split.bytes)
+    # one sum of all: where a process scored nothing stands 0, so any number of them add up alike
+    return _Scores(*runtime.sum(torch.from_numpy(scores)).numpy())
 
 
 class Window(NamedTuple):
@@ -170,10 +247,17 @@ def _windows(split: Split, block_size: int, stride: int | None = None) -> Iterat
     for song, (start, end, scored) in enumerate(
         zip(starts.tolist(), ends.tolist(), texts.tolist(), strict=True)
     ):
-        for begin in range(start, end, step):
-            stop = min(begin + block_size, end)
-            if scored <= stop:
-                yield Window(song, begin, stop, scored)
-                scored = stop + 1
-            if stop == end:
-                break
+        yield from _cut(song, start, end, scored, block_size, step)
+
+
+def _cut(
+    song: int, start: int, end: int, scored: int, block_size: int, step: int
+) -> Iterator[Window]:
+    """The windows of one song, from position `start` to `end`, scored from `scored` on."""
+    for begin in range(start, end, step):
+        stop = min(begin + block_size, end)
+        if scored <= stop:
+            yield Window(song, begin, stop, scored)
+            scored = stop + 1
+        if stop == end:
+            break

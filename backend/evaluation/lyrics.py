@@ -9,10 +9,11 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from itertools import chain, islice
 
 from backend.data.clean import guess_language
 from backend.data.sections import section, sung_lines
-from backend.evaluation.sounds import VOWELS, Phones, Sounds, english, words
+from backend.evaluation.sounds import VOWELS, WORD, Phones, Sounds, english, words
 
 LOOKBACK = 10  # words that a rhyme may lie back: raplysaattori's, for whom densities are published
 RHYME_LINES = 3  # lines that an end rhyme may lie back: abba is 3
@@ -36,12 +37,12 @@ def rhyme_density(text: str, sound: Sounds = english) -> float:
     words before it. The run may reach back over several words, not into the other run; equal words
     and single vowels are no rhyme. Repeated lines count once. 0 for fewer than two words.
     """
-    said: list[str] = []
+    sung: list[str] = []
     for line in dict.fromkeys(" ".join(words(line)) for line in sung_lines(text)):
-        said += line.split()
+        sung += line.split()
     vowels: list[str] = []  # of all words
     heard: list[tuple[str, int]] = []  # word, where its last vowel stands
-    for word in said:
+    for word in sung:
         own = "".join(MALMI.get(phone, phone) for phone in sound(word) if phone in VOWELS)
         vowels += own
         if own:
@@ -73,7 +74,7 @@ def end_rhyme_rate(text: str, sound: Sounds = english) -> float:
     """
     rhymed = lines = 0
     for stanza in stanzas(text):
-        ends = [said[-1] for line in stanza if (said := words(line))]
+        ends = [own[-1] for line in stanza if (own := words(line))]
         tails = [tail(sound(word)) for word in ends]
         if len(ends) < 2:
             continue
@@ -94,7 +95,7 @@ def distinct(texts: Sequence[str], n: int) -> float:
     grams: set[tuple[str, ...]] = set()
     total = 0
     for text in texts:
-        found = _grams(_said(text), n)
+        found = _grams(sung_words(text), n)
         grams.update(found)
         total += len(found)
     return len(grams) / total if total else 0.0
@@ -106,7 +107,7 @@ def self_bleu(texts: Sequence[str]) -> float:
 
     n-grams that no other has count as 0.1 of one, and BLEU's penalty on short texts is in.
     """
-    said = [ws for text in texts if (ws := _said(text))]
+    said = [ws for text in texts if (ws := sung_words(text))]
     if len(said) < 2:
         return 0.0
     logs = [0.0] * len(said)
@@ -167,7 +168,7 @@ def longest_loop(text: str) -> int:
 
 def repeated_grams(text: str, n: int = 4) -> float:
     """seq-rep-n: share of n-grams of words that stood before in the song (Welleck et al. 2020)."""
-    grams = _grams(_said(text), n)
+    grams = _grams(sung_words(text), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -238,20 +239,35 @@ def jensen_shannon(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> 
 # --- words ----------------------------------------------------------------------------------------
 
 
-def vocabulary(texts: Sequence[str], n: int) -> int | None:
-    """Different words among the first n of all texts in turn; None where there are fewer."""
-    said: list[str] = []
-    for text in texts:
-        said += _said(text)
-        if len(said) >= n:
-            return len(set(said[:n]))
-    return None
+def sung_words(text: str) -> list[str]:
+    """All sung words in turn."""
+    return words("\n".join(sung_lines(text)))
+
+
+def cut(text: str, n: int) -> str:
+    """The beginning of a song, up to its n-th word: songs compare at the same lengths."""
+    lines = []
+    for line in text.split("\n"):
+        if n <= 0:
+            break
+        ends = [match.end() for match in WORD.finditer(line)] if sung_lines(line) else []
+        if len(ends) > n:
+            line = line[: ends[n - 1]]
+        n -= len(ends)
+        lines.append(line)
+    return "\n".join(lines).rstrip("\n")
+
+
+def vocabulary(texts: Sequence[str], n: int) -> int:
+    """Different words among the first n of all texts in turn, or among fewer where there are
+    fewer: compare at the same n."""
+    return len(set(islice(chain.from_iterable(map(sung_words, texts)), n)))
 
 
 def non_words(text: str, known: Collection[str]) -> float:
     """Share of words that are none of the known ones (lower case, as `words` gives them). Songs
     that people wrote have new words too: compare with those."""
-    said = _said(text)
+    said = sung_words(text)
     return sum(word not in known for word in said) / len(said) if said else 0.0
 
 
@@ -268,7 +284,7 @@ def quality(
 ) -> dict[str, float]:
     """What one song shows by itself: name -> figure. Shares are from 0 to 1."""
     lines = sung_lines(text)
-    n_words = len(_said(text))
+    n_words = len(sung_words(text))
     figures = {
         "words": n_words,
         "lines": len(lines),
@@ -289,10 +305,6 @@ def quality(
     if known is not None:
         figures["non_words"] = non_words(text, known)
     return figures
-
-
-def _said(text: str) -> list[str]:
-    return words("\n".join(sung_lines(text)))
 
 
 def _grams(said: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -87,7 +87,8 @@ class NGram:
             mixed = (own + order.discount * (last - first) * likely) / np.where(known, total, 1)
             likely = np.where(known, mixed, likely)
             contexts = np.append(-1, places[:-1])
-        return -np.log(likely)
+        nats: Floats = -np.log(likely)
+        return nats
 
     def write(
         self,

@@ -24,10 +24,10 @@ import torch
 from backend.config.loader import program
 from backend.config.schema import BenchConfig
 from backend.errors import ConfigError
+from backend.evaluation.compare import read_metrics
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
 from backend.training import bench_data, bench_model, bench_step, bench_train
-from backend.training.log import read_metrics
 from backend.training.measure import measure, python
 
 HELP_RUNS = 5

@@ -17,6 +17,7 @@ from backend.evaluation.lyrics import (
     chorus_agreement,
     chorus_share,
     compressibility,
+    cut,
     distinct,
     end_rhyme_rate,
     jensen_shannon,
@@ -29,6 +30,7 @@ from backend.evaluation.lyrics import (
     section_order,
     self_bleu,
     stanzas,
+    sung_words,
     tail,
     vocabulary,
 )
@@ -225,12 +227,22 @@ def test_jensen_shannon_by_hand():
 
 def test_words_known_and_unknown():
     assert vocabulary(["a b a", "c d"], 4) == 3
-    assert vocabulary(["a b"], 3) is None
+    assert vocabulary(["a b"], 3) == 2
     assert non_words("The mooon rises", {"the", "rises"}) == pytest.approx(1 / 3)
     assert non_words("[Chorus]", set()) == 0
     assert words("Don’t — stop, 99 o'clock rock-n-roll") == [
         "don't", "stop", "o'clock", "rock", "n", "roll"
     ]  # fmt: skip
+
+
+def test_a_song_is_cut_behind_a_word():
+    assert cut(SONG, 3) == "[Verse 1]\nThe ship went"
+    assert cut(SONG, 6) == "[Verse 1]\nThe ship went down at night"
+    assert cut(SONG, 12).endswith("saw the light")
+    assert cut(SONG, 999) == SONG
+    assert cut(SONG, 0) == ""
+    for n in range(40):
+        assert len(sung_words(cut(SONG, n))) == min(n, len(sung_words(SONG)))
 
 
 def test_quality_of_a_song_and_of_nothing():
