@@ -20,13 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dotenv import dotenv_values
-
 from backend import __version__
 from backend.config.loader import program
-from backend.config.schema import DoctorConfig
+from backend.config.schema import CrawlConfig, DoctorConfig
 from backend.data.tokenizers import MERGES
 from backend.errors import UserError, first_line
+from backend.scrapers.crawl import TOKEN, token
 from backend.storage import Summary, git_commit
 
 PREFECT_URL = "http://127.0.0.1:4200/api"  # where flows/serve.py starts a server
@@ -117,11 +116,11 @@ def _server() -> Iterator[Line]:
 
 
 def _token() -> Iterator[Line]:
-    name = "GENIUS_ACCESS_TOKEN"
-    if os.environ.get(name) or dotenv_values(".env").get(name):
-        yield Line("ok", f"{name} is set")
+    _, where = token(CrawlConfig())
+    if where:
+        yield Line("ok", f"a token of Genius is set: {where}")
     else:
-        yield Line("note", f"{name} is not set; only Genius wants it", f"{name}=... in .env")
+        yield Line("note", f"{TOKEN} is not set; only Genius wants it", f"{TOKEN}=... in .env")
 
 
 def _disk() -> Iterator[Line]:

@@ -3,7 +3,7 @@ UI shows nothing that is not on the disk, and a server that is gone costs pictur
 
     dataset-card      data/<name>/dataset_card.md
     training          progress while it trains, out/<run>/status.json
-    loss-curve        out/<run>/loss.png, in the text itself: no host has to serve it
+    loss-curve        out/<run>/report.md with loss.png
     evaluation        out/<run>/evaluation.md
     lyrics            out/<run>/lyrics/<time>-<seed>.jsonl, with how much of it was copied
 """
@@ -92,21 +92,20 @@ class Progress:
             over.set()
 
 
-def dataset_card(data_dir: Path) -> str | None:
-    """Without the lines that Hugging Face reads."""
-    path = data_dir / "dataset_card.md"
+def with_pictures(path: Path) -> str:
+    """A Markdown file, its pictures in the text itself, so that no host has to serve them; without
+    the lines that Hugging Face reads at its head."""
     if not path.is_file():
-        return None
-    return re.sub(r"\A---\n.*?\n---\n+", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        return f"There is no {path}."
 
+    def inline(found: re.Match[str]) -> str:
+        picture = path.parent / found[1]
+        if not picture.is_file():
+            return found[0]
+        return f"](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
 
-def loss_curve(out_dir: Path) -> str | None:
-    """The picture, as text."""
-    path = out_dir / "loss.png"
-    if not path.is_file():
-        return None
-    picture = base64.b64encode(path.read_bytes()).decode()
-    return f"![Training and validation loss](data:image/png;base64,{picture})\n\n`{path}`\n"
+    text = re.sub(r"\A---\n.*?\n---\n+", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"\]\(([\w-]+\.png)\)", inline, text)
 
 
 def add_lyrics(report: Report, songs: Path) -> Report:

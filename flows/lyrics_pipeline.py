@@ -1,4 +1,4 @@
-"""The flow: crawl -> clean -> binarize -> train -> sample, and a report.
+"""The flow: crawl -> clean -> binarize -> train -> evaluate -> sample, and a report.
 
     python -m flows.lyrics_pipeline
     python -m flows.lyrics_pipeline --source=darklyrics --artists "Opeth" "At the Gates"
@@ -132,13 +132,13 @@ def _failed(error: UserError) -> State[Any]:
 
 
 def incomplete(summaries: Sequence[Summary]) -> str | None:
-    """What a site did not give, in words; None where the crawl has everything."""
-    for summary in summaries:
-        if summary.stage == "crawl" and (failed := summary.counts.get("failed")):
-            if isinstance(failed, str):
-                return failed
-            return f"{failed} of {summary.counts['artists']} artists incomplete"
-    return None
+    """What the sites did not give, in words; None where the crawl has everything."""
+    crawl = next((s for s in summaries if s.stage == "crawl" and not s.skipped), None)
+    if crawl is None or not (crawl.notes or crawl.counts.get("failed")):
+        return None
+    rows = json.loads((crawl.folder / "crawl.json").read_text(encoding="utf-8"))["artists"]
+    n = sum(1 for row in rows if row["failed"])
+    return "; ".join([*[f"{n} of {len(rows)} artists incomplete"] * bool(n), *crawl.notes])
 
 
 def again(config: PipelineConfig, *, deployed: bool) -> str:
@@ -239,6 +239,8 @@ def _close(config: PipelineConfig, summaries: Sequence[Summary]) -> None:
     add_training(report, out_dir)
     lyrics = next((s for s in summaries if s.stage == "sample"), None)
     where = {"loss curve": out_dir / "loss.png", "report": out_dir / "report.md"}
+    if (out_dir / "evaluation.md").is_file():
+        where["evaluation"] = out_dir / "evaluation.md"
     if lyrics:
         songs = lyrics.folder / lyrics.counts["file"]
         artifacts.add_lyrics(report, songs.with_suffix(".jsonl"))

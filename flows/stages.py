@@ -27,6 +27,7 @@ from backend.config.schema import (
     BinarizeConfig,
     CleanConfig,
     CrawlConfig,
+    EvaluateConfig,
     PipelineConfig,
     SampleConfig,
     TrainConfig,
@@ -171,8 +172,10 @@ def check(config: PipelineConfig) -> None:
     """What would stop a stage hours later, said before the first one.
 
     Raises:
-        UserError: a key of training that does not exist, a GPU that is not there.
+        UserError: a key of training that does not exist, a GPU or a token that is not there.
     """
+    if "crawl" in config.stages and "genius" in config.source:
+        crawl_stage.needed_token(crawl_config(config))
     if "train" in config.stages:
         command = train_command(config)
         load(TrainConfig, command[command.index("backend.training.train") + 1 :])
@@ -192,8 +195,8 @@ def crawl(config: PipelineConfig) -> Summary:
         if not songs:
             raise
         print(f"{error}\n  the run goes on with the {songs} songs that are there")
-        counts = {"songs in the store": songs, "failed": error.what}
-        return Summary("crawl", folder / "raw", counts)
+        counts = {"songs in the store": songs}
+        return Summary("crawl", folder / "raw", counts, notes=[error.what])
 
 
 def clean(config: PipelineConfig) -> Summary:
@@ -237,12 +240,19 @@ def train(config: PipelineConfig) -> Summary:
     return Summary("train", folder, facts["counts"], facts["seconds"], skipped=skipped)
 
 
+def evaluate(config: PipelineConfig) -> Summary:
+    from backend.evaluation import evaluate as evaluate_stage  # torch: 3 s, and only from here on
+
+    return evaluate_stage.main(EvaluateConfig(out_dir=str(out_dir(config)), force=config.force))
+
+
 def sample(config: PipelineConfig) -> Summary:
-    from backend.training import sample as sample_stage  # torch: 3 s, and only here
+    from backend.training import sample as sample_stage
 
     settings = SampleConfig(
-        out_dir=str(out_dir(config)), num_samples=config.num_samples, start=config.start
-    )
+        out_dir=str(out_dir(config)), num_samples=config.num_samples, start=config.start,
+        structure=config.structure,
+    )  # fmt: skip
     return sample_stage.main(settings)
 
 
@@ -251,6 +261,7 @@ STAGES: Mapping[str, Callable[[PipelineConfig], Summary]] = {
     "clean": clean,
     "binarize": binarize,
     "train": train,
+    "evaluate": evaluate,
     "sample": sample,
 }
 
@@ -258,10 +269,15 @@ STAGES: Mapping[str, Callable[[PipelineConfig], Summary]] = {
 def show(name: str, config: PipelineConfig, summary: Summary) -> None:
     """The artifact of a stage, from its files."""
     corpus, run = data_dir(config), out_dir(config)
-    if name == "clean" and (card := artifacts.dataset_card(corpus)):
+    if name == "clean":
+        card = artifacts.with_pictures(corpus / "dataset_card.md")
         artifacts.show("dataset-card", corpus.name, card, f"The corpus {corpus}")
-    if name == "train" and (curve := artifacts.loss_curve(run)):
-        artifacts.show("loss-curve", run.name, curve, f"The losses of {run}")
+    if name == "train":
+        curve = artifacts.with_pictures(run / "report.md")
+        artifacts.show("loss-curve", run.name, curve, f"The training of {run}")
+    if name == "evaluate":
+        found = artifacts.with_pictures(run / "evaluation.md")
+        artifacts.show("evaluation", run.name, found, f"The evaluation of {run}")
     if name == "sample":
         songs = (summary.folder / summary.counts["file"]).with_suffix(".jsonl")
         text = artifacts.add_lyrics(Report(f"Lyrics of {run.name}"), songs).text()

@@ -59,7 +59,9 @@ def test_a_token_is_found_and_never_shown(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert found(doctor._token).state == "note"
     (tmp_path / ".env").write_text("GENIUS_ACCESS_TOKEN=very-secret-1\n")
-    assert found(doctor._token) == ("ok", "GENIUS_ACCESS_TOKEN is set", "")
+    assert found(doctor._token) == (
+        "ok", "a token of Genius is set: GENIUS_ACCESS_TOKEN in .env", ""
+    )  # fmt: skip
     monkeypatch.setenv("GENIUS_ACCESS_TOKEN", "very-secret-2")
     doctor.main(DoctorConfig())
     said = capsys.readouterr().out

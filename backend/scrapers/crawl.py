@@ -152,6 +152,22 @@ def token(config: CrawlConfig) -> tuple[str, str]:
                 ("", ""))  # fmt: skip
 
 
+def needed_token(config: CrawlConfig) -> str:
+    """Genius's token.
+
+    Raises:
+        ConfigError: none is set.
+    """
+    secret, _ = token(config)
+    if not secret:
+        raise ConfigError(
+            "source=genius needs a token, and none is set",
+            mend="make a client access token at https://genius.com/api-clients and put "
+            f"{TOKEN}=... into .env; or --source=darklyrics, which needs none",
+        )
+    return secret
+
+
 def folder(config: CrawlConfig) -> Path:
     """The corpus folder: as given, or named after the source."""
     if config.data_dir:
@@ -292,13 +308,7 @@ class Crawl:
             "retry_failed": config.retry_failed, "max_songs": config.max_songs,
         }  # fmt: skip
         if site == "genius":
-            secret, _ = token(config)
-            if not secret:
-                raise ConfigError(
-                    "source=genius needs a token, and none is set",
-                    mend="make a client access token at https://genius.com/api-clients and put "
-                    f"{TOKEN}=... into .env; or --source=darklyrics, which needs none",
-                )
+            secret = needed_token(config)
             public = config.genius_public_api_root
             return Genius(
                 **shared,

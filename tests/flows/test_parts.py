@@ -114,7 +114,7 @@ configs = st.builds(
     max_songs=st.none() | st.integers(1, 9),
     run=st.none() | texts,
     start=st.just("") | texts,
-    stages=st.sampled_from([("crawl",), ("train", "sample"), PipelineConfig().stages]),
+    stages=st.sampled_from([("crawl",), ("train", "sample"), ("clean",)]),
     force=st.booleans(),
 )
 
@@ -140,12 +140,17 @@ def test_the_command_that_continues_a_run_says_the_same_settings_but_never_force
     assert from_values(PipelineConfig, given_).as_dict() == expected
 
 
-def test_what_a_site_did_not_give_is_told():
-    def crawl(**counts):
-        return [stages.Summary("crawl", ROOT, counts)]
+def test_what_a_site_did_not_give_is_told(tmp_path):
+    def crawled(failed, notes=(), **more):
+        rows = [{"artist": str(n), "failed": ["why"] * (n < failed)} for n in range(40)]
+        (tmp_path / "crawl.json").write_text(json.dumps({"artists": rows}))
+        return [stages.Summary("crawl", tmp_path, {"failed": failed}, notes=notes, **more)]
 
-    assert incomplete(crawl(artists=40, failed=3)) == "3 of 40 artists incomplete"
-    assert incomplete(crawl(artists=40)) is None
+    assert incomplete(crawled(3)) == "3 of 40 artists incomplete"
+    assert incomplete(crawled(2, ["blocked"])) == "2 of 40 artists incomplete; blocked"
+    assert incomplete(crawled(0, ["blocked"])) == "blocked"
+    assert incomplete(crawled(0)) is None
+    assert incomplete(crawled(3, skipped=True)) is None
     assert incomplete([]) is None
 
 
@@ -225,13 +230,14 @@ def test_on_a_terminal_a_step_takes_the_place_of_the_one_before():
     assert shown == "a\nstep 1/9 x\r\033[Kstep 2/9 y\r\033[Kend\n"
 
 
-def test_the_card_is_shown_without_what_machines_read_and_the_curve_needs_no_host(tmp_path):
-    assert artifacts.dataset_card(tmp_path) is None
-    assert artifacts.loss_curve(tmp_path) is None
-    (tmp_path / "dataset_card.md").write_text("---\nlicense: x\n---\n\n# Songs\n\n---\nend\n")
-    assert artifacts.dataset_card(tmp_path) == "# Songs\n\n---\nend\n"
+def test_a_file_is_shown_without_what_machines_read_and_its_pictures_need_no_host(tmp_path):
+    page = tmp_path / "card.md"
+    assert "There is no" in artifacts.with_pictures(page)
+    page.write_text("---\nlicense: x\n---\n\n# Songs\n\n---\n![a](loss.png) ![b](gone.png)\n")
     (tmp_path / "loss.png").write_bytes(b"\x89PNG")
-    assert "(data:image/png;base64,iVBORw==)" in artifacts.loss_curve(tmp_path)
+    assert artifacts.with_pictures(page) == (
+        "# Songs\n\n---\n![a](data:image/png;base64,iVBORw==) ![b](gone.png)\n"
+    )
     assert artifacts.novelty({"novelty": None}) == "novelty unknown"
     assert artifacts.key("lyrics", "Ärzte & Co/1") == "lyrics-rzte-co-1"
 
