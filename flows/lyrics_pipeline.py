@@ -31,7 +31,6 @@ from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import deployment
 from prefect.runtime import flow_run as now
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 
@@ -274,6 +273,8 @@ def _a_server() -> Iterator[None]:
             f"no Prefect server answers at {url}, which PREFECT_API_URL names",
             mend="start it, or unset PREFECT_API_URL: then a temporary one serves",
         )
+    from prefect.server.api.server import SubprocessASGIServer  # 2 s, and only here
+
     with temporary_settings(restore_defaults={PREFECT_API_URL}):  # the project's own, which rests
         popen = subprocess.Popen
         subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]

@@ -35,7 +35,7 @@ from backend.config.schema import (
 from backend.data import binarize as binarize_stage
 from backend.data import clean as clean_stage
 from backend.data import tokenizers
-from backend.data.song import raw_path, read_raw
+from backend.data.song import read_raw
 from backend.errors import ConfigError, NetworkError, UserError
 from backend.report import Report
 from backend.scrapers import crawl as crawl_stage
@@ -47,7 +47,7 @@ VOCAB_SIZE = BinarizeConfig().vocab_size
 SMALL = 300_000  # characters: with fewer the larger recipe learns the songs by heart
 STEP = re.compile(r"step +(\d+)/(\d+) ")
 STEP_EVERY_S = 2.0  # in the log of the run; the screen and metrics.jsonl have them all
-LAST_LINES = 40
+LAST_LINES = 200  # torchrun says much after our own sentence
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
@@ -191,9 +191,10 @@ def crawl(config: PipelineConfig) -> Summary:
         return crawl_stage.main(crawl_config(config))
     except NetworkError as error:
         folder = data_dir(config)
-        songs = sum(1 for _ in read_raw(folder)) if raw_path(folder).is_file() else 0
-        if not songs:
-            raise
+        try:
+            songs = sum(1 for _ in read_raw(folder))
+        except UserError:  # there are none
+            raise error from None
         print(f"{error}\n  the run goes on with the {songs} songs that are there")
         counts = {"songs in the store": songs}
         return Summary("crawl", folder / "raw", counts, notes=[error.what])
@@ -232,8 +233,7 @@ def train(config: PipelineConfig) -> Summary:
         # an old "done" is no success of a child that never began
         done = status.get("state") == "done" and (code == 0 or after[1] != before[1])
         if not (done and after[0]):
-            reason = _reason(list(last), code, status if after[1] != before[1] else {})
-            raise UserError(f"training did not finish: {reason}")
+            raise _fault(list(last), code, status if after[1] != before[1] else {})
         progress.per_cent = 100.0
     facts = json.loads(manifest.read_text(encoding="utf-8"))
     skipped = after[0] == before[0]
@@ -302,17 +302,22 @@ def _wait_for(folder: Path) -> None:
             time.sleep(0.5)
 
 
-def _reason(lines: list[str], code: int, status: Mapping[str, Any]) -> str:
+def _fault(lines: list[str], code: int, status: Mapping[str, Any]) -> UserError:
     """The sentence that training ended with: its error, else what it left in status.json."""
+    parts = {"what": "", "why": "", "mend": ""}
     starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     if starts:
-        sentence = [lines[starts[-1]].removeprefix("error: ")]
+        part, parts["what"] = "what", lines[starts[-1]].removeprefix("error: ")
         for line in lines[starts[-1] + 1 :]:
-            if not line.startswith("  "):
+            if found := re.match(r"  (why|mend): +(.*)", line):
+                part, parts[found[1]] = found[1], found[2]
+            elif line.startswith("  "):
+                parts[part] += f"\n{line}"
+            else:
                 break
-            sentence.append(line)
-        return "\n".join(sentence)
-    if code == -9:
-        return "it was killed (SIGKILL), as the kernel does when memory is short"
-    said = status.get("reason") or next((line for line in reversed(lines) if line.strip()), "")
-    return f"{said or 'it said nothing'} (exit code {code})"
+    elif code == -9:
+        parts["what"] = "it was killed (SIGKILL), as the kernel does when memory is short"
+    else:
+        words = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        parts["what"] = f"{status.get('reason') or words} (exit code {code})"
+    return UserError(f"training did not finish: {parts['what']}", parts["why"], parts["mend"])

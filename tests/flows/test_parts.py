@@ -192,11 +192,22 @@ def test_a_key_of_training_that_does_not_exist_is_told_before_the_first_stage():
 
 
 def test_how_training_ended_is_its_own_sentence():
-    lines = ["step 1/2 ", "error: it is full", "  why:  small", "  mend: buy", "torchrun: rc 2"]
-    assert stages._reason(lines, 2, {}) == "it is full\n  why:  small\n  mend: buy"
-    assert "SIGKILL" in stages._reason(["step 1/2 "], -9, {})
-    assert stages._reason(["x"], 1, {"reason": "RuntimeError"}) == "RuntimeError (exit code 1)"
-    assert stages._reason([], 1, {}) == "it said nothing (exit code 1)"
+    lines = [
+        "step 1/2 ",
+        "error: it is full",
+        "  or so",
+        "  why:  small",
+        "  mend: buy",
+        "torchrun: rc 2",
+    ]
+    fault = stages._fault(lines, 2, {})
+    assert (fault.what.endswith(": it is full\n  or so"), fault.why, fault.mend) == (
+        True, "small", "buy",
+    )  # fmt: skip
+    assert "SIGKILL" in stages._fault(["step 1/2 "], -9, {}).what
+    said = {"reason": "RuntimeError"}
+    assert stages._fault(["x"], 1, said).what.endswith(": RuntimeError (exit code 1)")
+    assert stages._fault([], 1, {}).what.endswith(": it said nothing (exit code 1)")
 
 
 # --- what is said ---------------------------------------------------------------------------------
