@@ -55,8 +55,12 @@ def started(command, cwd, env, log):
         yield child
     finally:
         if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            child.terminate()  # or what it started would live on
+            try:
+                child.wait(40)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """Real Prefect runs: an import alone shows no broken one."""
 
+import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +18,6 @@ from tests.conftest import ROOT
 from tests.flows.conftest import ENDLESS, SMALL, started, until
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def service(serve):
-    with serve.start() as child:
-        yield child
 
 
 def create(client, deployment, **parameters):
@@ -68,12 +64,38 @@ def trained(child, after=0):
     return len(child.log.read_text())
 
 
+@pytest.fixture
+def here(client, monkeypatch, capsys):
+    """The flow in this process: in a folder, with the server of the session; what it said too."""
+    from flows.lyrics_pipeline import lyrics_pipeline
+
+    def run(cwd, **parameters):
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        state = lyrics_pipeline(**parameters, return_state=True)
+        return state, capsys.readouterr().out
+
+    return run
+
+
 # --- deployments ----------------------------------------------------------------------------------
 
 
-def test_the_bare_name_runs_the_default_deployment_and_all_that_it_leaves_is_there_to_see(
-    service, serve, client, environment
+# One test, since all its steps want the same service, and tests may be shared out among processes.
+def test_a_served_flow_does_all_once_and_is_cancelled_killed_and_stopped_without_a_loss(
+    serve, client, environment, here
 ):
+    with serve.start() as service:
+        _the_bare_name_runs_the_default_deployment(service, serve, client, environment)
+        _a_second_run_has_nothing_to_do_and_a_third_only_what_changed(serve, client, here)
+        _an_impossible_parameter_is_refused(client)
+        _a_cancelled_run_is_gone_on_with_and_a_killed_one_is_saved_too(service, serve, client)
+        _a_stopped_service_ends_its_run_as_cancelled(service, serve, client)
+
+
+def _the_bare_name_runs_the_default_deployment(service, serve, client, environment):
+    installed = {point.name for point in importlib.metadata.entry_points(group="prefect.plugins")}
+    assert "lyrics-pipeline" in installed, "install again: pip install --no-deps -e ."
     # in the project's folder, as pyproject.toml switches the plugin on there
     command = [sys.executable, "-m", "prefect", "deployment", "run", "lyrics-pipeline", "--watch",
                "-p", f"train_overrides={json.dumps(SMALL)}", "-p", "num_samples=1"]  # fmt: skip
@@ -106,14 +128,35 @@ def test_the_bare_name_runs_the_default_deployment_and_all_that_it_leaves_is_the
     assert service.log.read_text().count("step      0  validation") == 1
 
 
-def test_an_impossible_parameter_is_refused_before_anything_runs(service, client):
+def _a_second_run_has_nothing_to_do_and_a_third_only_what_changed(serve, client, here):
+    cwd = serve.cwd
+    before = {p: p.stat().st_mtime_ns for p in cwd.rglob("*") if p.suffix != ".log"}
+    state, out = here(cwd, train_overrides=SMALL, num_samples=1)
+    assert state.name == "Completed", state.message
+    assert set(task_states(client, state.state_details.flow_run_id).values()) == {"Skipped"}
+    assert out.count("(seed ") == 1  # the song is shown again
+    changed = [p.name for p, t in before.items() if p.is_file() and p.stat().st_mtime_ns != t]
+    assert set(changed) <= {"report.md", ".flow.lock"}
+
+    (cwd / "data/demo/data.json").unlink()  # a deleted output is made again, and no more than that
+    state, out = here(cwd, train_overrides=SMALL, num_samples=1)
+    states = task_states(client, state.state_details.flow_run_id)
+    assert states.pop("clean") == "Completed"
+    assert set(states.values()) == {"Skipped"}
+
+    report = (cwd / "out/demo/report.md").read_text(encoding="utf-8")
+    assert all(f"| {name} |" in report for name in states)
+    assert "novelty" in report or "longest run" in report
+
+
+def _an_impossible_parameter_is_refused(client):
     from prefect.exceptions import PrefectHTTPStatusError
 
     with pytest.raises(PrefectHTTPStatusError, match="tpu"):
         create(client, "cpu", profile="tpu")
 
 
-def test_a_cancelled_run_is_saved_and_gone_on_with_and_a_killed_one_too(service, serve, client):
+def _a_cancelled_run_is_gone_on_with_and_a_killed_one_is_saved_too(service, serve, client):
     from prefect.states import Cancelling
 
     parameters = {"run": "long", "train_overrides": ENDLESS}
@@ -142,9 +185,7 @@ def test_a_cancelled_run_is_saved_and_gone_on_with_and_a_killed_one_too(service,
     assert until(lambda: [line for line in logged(client, run_id) if command in line])
 
 
-def test_a_stopped_service_saves_the_run_that_is_on_and_ends_it_as_cancelled(
-    service, serve, client
-):
+def _a_stopped_service_ends_its_run_as_cancelled(service, serve, client):
     at = len(service.log.read_text())
     run_id = create(client, "default", run="stopped", train_overrides=ENDLESS)
     trained(service, after=at)
@@ -186,52 +227,14 @@ def test_runs_that_died_with_their_machine_are_crashed_and_the_living_are_left_a
 # --- from the command line ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def here(client, monkeypatch, capsys):
-    """The flow in this process: in a folder, with the server of the session; what it said too."""
-    from flows.lyrics_pipeline import lyrics_pipeline
-
-    def run(cwd, **parameters):
-        monkeypatch.chdir(cwd)
-        capsys.readouterr()
-        state = lyrics_pipeline(**parameters, return_state=True)
-        return state, capsys.readouterr().out
-
-    return run
-
-
-def test_a_second_run_has_nothing_to_do_and_a_third_does_only_what_changed(
-    service, serve, client, here
-):
-    cwd = serve.cwd
-    before = {p: p.stat().st_mtime_ns for p in cwd.rglob("*") if p.suffix != ".log"}
-    state, out = here(cwd, train_overrides=SMALL, num_samples=1)
-    assert state.name == "Completed", state.message
-    assert set(task_states(client, state.state_details.flow_run_id).values()) == {"Skipped"}
-    assert out.count("(seed ") == 1  # the song is shown again
-    changed = [p.name for p, t in before.items() if p.is_file() and p.stat().st_mtime_ns != t]
-    assert set(changed) <= {"report.md", ".flow.lock"}
-
-    (cwd / "data/demo/data.json").unlink()  # a deleted output is made again, and no more than that
-    state, out = here(cwd, train_overrides=SMALL, num_samples=1)
-    states = task_states(client, state.state_details.flow_run_id)
-    assert states.pop("clean") == "Completed"
-    assert set(states.values()) == {"Skipped"}
-
-    report = (cwd / "out/demo/report.md").read_text(encoding="utf-8")
-    assert all(f"| {name} |" in report for name in states)
-    assert "novelty" in report or "longest run" in report
-
-
-def test_the_node_profile_trains_in_the_processes_of_torchrun(here, serve, monkeypatch):
+def test_the_node_profile_trains_in_the_processes_of_torchrun(here, tmp_path, monkeypatch):
     monkeypatch.setenv("PET_NPROC_PER_NODE", "2")
     overrides = [*SMALL, "device=cpu", "dtype=float32", "compile=False"]
-    state, out = here(
-        serve.cwd, profile="a100_node", run="node", stages=["train"], train_overrides=overrides
-    )
+    stages = ["crawl", "clean", "binarize", "train"]
+    state, out = here(tmp_path, profile="a100_node", stages=stages, train_overrides=overrides)
     assert state.name == "Completed", state.message
     assert "process 1 of 2" in out
-    assert read_status(serve.cwd / "out/node")["state"] == "done"
+    assert read_status(tmp_path / "out/demo")["state"] == "done"
 
 
 def test_a_stage_that_fails_says_which_and_why_and_how_to_go_on_and_keeps_what_was_there(
@@ -346,3 +349,49 @@ def test_the_flow_imports_without_starting_anything_and_settings_can_be_overridd
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_two_workers_of_a_pool_on_one_machine_work_side_by_side(client, environment, tmp_path):
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    client.create_work_pool(WorkPoolCreate(name="lyrics", type="process"))
+    at_home = environment | {"PWD": str(tmp_path)}  # as a shell says it: prefect.yaml asks for it
+    deploy = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "-n",
+        "cpu",
+        "-n",
+        "default",
+    ]
+    done = subprocess.run(
+        deploy, cwd=tmp_path, env=at_home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    worker = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        "lyrics",
+        "--limit",
+        "1",
+    ]
+    logs = [tmp_path / "worker1.log", tmp_path / "worker2.log"]
+    with (
+        started([*worker, "--name", "1"], tmp_path, at_home, logs[0]),
+        started([*worker, "--name", "2"], tmp_path, at_home, logs[1]),
+    ):
+        overrides = {"train_overrides": ENDLESS, "stages": ["crawl", "clean", "binarize", "train"]}
+        for name in ("cpu", "default"):
+            create(client, name, dataset=name, **overrides)
+        runs = [tmp_path / "out/cpu", tmp_path / "out/default"]
+        until(lambda: all(read_status(run).get("state") == "running" for run in runs))
+        until(lambda: all("step " in log.read_text() for log in logs))  # one each
+    until(lambda: all(read_status(run)["state"] == "interrupted" for run in runs), 20)
