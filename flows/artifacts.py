@@ -3,7 +3,7 @@ UI shows nothing that is not on the disk, and a server that is gone costs pictur
 
     dataset-card      data/<name>/dataset_card.md
     training          progress while it trains, out/<run>/status.json
-    loss-curve        out/<run>/report.md with loss.png
+    loss-curve        out/<run>/loss.png and what stands beside it in report.md
     evaluation        out/<run>/evaluation.md
     lyrics            out/<run>/lyrics/<time>-<seed>.jsonl, with how much of it was copied
 """
@@ -92,19 +92,24 @@ class Progress:
             over.set()
 
 
-def with_pictures(path: Path) -> str:
-    """A Markdown file, its pictures in the text itself, so that no host has to serve them; without
-    the lines that Hugging Face reads at its head."""
+def page(path: Path) -> str:
+    """A Markdown file to be shown elsewhere, without the lines that Hugging Face reads at its
+    head."""
     if not path.is_file():
         return f"There is no {path}."
+    text = re.sub(r"\A---\n.*?\n---\n+", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return with_pictures(text, path.parent)
+
+
+def with_pictures(text: str, folder: Path) -> str:
+    """Markdown with the pictures of a folder in the text itself: no host has to serve them."""
 
     def inline(found: re.Match[str]) -> str:
-        picture = path.parent / found[1]
+        picture = folder / found[1]
         if not picture.is_file():
             return found[0]
         return f"](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
 
-    text = re.sub(r"\A---\n.*?\n---\n+", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     return re.sub(r"\]\(([\w-]+\.png)\)", inline, text)
 
 

@@ -80,7 +80,7 @@ def _stop(child: "subprocess.Popen[str]") -> None:
         try:
             child.wait(max(0.0, until - time.monotonic()))
         except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         except (ExternalSignal, Terminated):
             continue
         except subprocess.TimeoutExpired:

@@ -33,4 +33,7 @@ def build() -> list[RunnerDeployment]:
         )
         for name, profile in PROFILES.items()
     ]
-    return cast(list[RunnerDeployment], found)  # a coroutine only where a loop runs
+    served = cast(list[RunnerDeployment], found)  # coroutines only where a loop runs
+    for deployment in served:  # said, or a pool of an earlier `prefect deploy` would stay
+        deployment.work_pool_name = deployment.work_queue_name = None
+    return served

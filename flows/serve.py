@@ -26,7 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Crashed
@@ -63,7 +63,7 @@ def main(config: Settings) -> None:
     if not answers(url):
         start_server(url)
     use_server(url)
-    say_who_died()
+    look_back()
     runner = Stoppable(name="lyrics", limit=1, query_seconds=POLL_S)
     signal.signal(signal.SIGINT, runner.handle_sigterm)
     for deployment in deployments.build():
@@ -138,38 +138,48 @@ def running(pid_file: Path) -> int | None:
         pid = int(pid_file.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-    return pid if "prefect" in command_of(pid) else None
+    return pid if is_ours(pid, "prefect") else None
 
 
-def say_who_died() -> None:
+def look_back() -> None:
     """A power cut, or a kill -9 of this program, leaves runs that are Running for ever, and that
-    hold the place of the next one. Those of this machine whose process is gone are Crashed."""
-    wanted = FlowRunFilter(
-        state=FlowRunFilterState(
-            type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+    hold the place of the next one: those of this machine whose process is gone are Crashed. And
+    runs that were asked for while nobody served begin now, which may surprise."""
+
+    def runs(*states: StateType) -> list[FlowRun]:
+        wanted = FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
         )
-    )
+        ours = FlowFilter(name=FlowFilterName(any_=[NAME]))
+        return client.read_flow_runs(flow_filter=ours, flow_run_filter=wanted)
+
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[NAME])),
-            flow_run_filter=wanted,
-        ):
+        for run in runs(StateType.RUNNING, StateType.CANCELLING):
             machine, _, pid = (run.infrastructure_pid or "").rpartition(":")
-            if machine != platform.node() or any(
-                name in command_of(int(pid)) for name in ("prefect.engine", "lyrics", "flows.")
-            ):
+            here = machine == platform.node()
+            if not here or is_ours(int(pid), "prefect.engine", "lyrics", "flows.") is not False:
                 continue
             state: State[Any] = Crashed(message="its process was killed, or the machine stopped")
             client.set_flow_run_state(run.id, state, force=True)
             print(f"{run.name} had died; what it finished is kept")
             run.state = state
             say_how_to_continue(lyrics_pipeline, run, state)
+        for run in runs(StateType.SCHEDULED):
+            if run.estimated_start_time_delta.total_seconds() > 1:
+                print(
+                    f"{run.name} has waited and begins; prefect flow-run cancel {run.id} stops it"
+                )
 
 
-def command_of(pid: int) -> str:
-    """The command line of a process; empty where there is none."""
-    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+def is_ours(pid: int, *names: str) -> bool | None:
+    """Is there a process of that number, with one of these in its command line? The number of a
+    dead one may be anybody's. None where the system cannot say."""
+    try:
+        command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:  # Windows has no ps
+        return None
+    return any(name in shown for name in names)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from backend.errors import ConfigError, NetworkError, UserError
 from backend.report import Report
 from backend.scrapers import crawl as crawl_stage
 from backend.storage import Summary, alone
-from backend.training.log import read_status
+from backend.training.log import add_training, read_status
 from flows import artifacts, child
 
 VOCAB_SIZE = BinarizeConfig().vocab_size
@@ -270,13 +270,14 @@ def show(name: str, config: PipelineConfig, summary: Summary) -> None:
     """The artifact of a stage, from its files."""
     corpus, run = data_dir(config), out_dir(config)
     if name == "clean":
-        card = artifacts.with_pictures(corpus / "dataset_card.md")
+        card = artifacts.page(corpus / "dataset_card.md")
         artifacts.show("dataset-card", corpus.name, card, f"The corpus {corpus}")
     if name == "train":
-        curve = artifacts.with_pictures(run / "report.md")
+        report = add_training(Report(f"Training of {run.name}"), run)
+        curve = artifacts.with_pictures(report.text(), run)
         artifacts.show("loss-curve", run.name, curve, f"The training of {run}")
     if name == "evaluate":
-        found = artifacts.with_pictures(run / "evaluation.md")
+        found = artifacts.page(run / "evaluation.md")
         artifacts.show("evaluation", run.name, found, f"The evaluation of {run}")
     if name == "sample":
         songs = (summary.folder / summary.counts["file"]).with_suffix(".jsonl")

@@ -942,9 +942,9 @@ class PipelineConfig(Settings):
     path: str | None = None
     """Your own lyrics, for source=files."""
     dataset: str | None = None
-    """Corpus data/<dataset>; none is the name of the source."""
+    """Name of the corpus, a folder in data/; none is that of the source."""
     run: str | None = None
-    """Run out/<run>; none is the name of the dataset."""
+    """Name of the run, a folder in out/; none is that of the corpus."""
     tokenizer: Literal["char", "gpt2", "bpe"] = "char"
     """Tokens, as in binarize; bpe is of 4,096."""
     config: str | None = None

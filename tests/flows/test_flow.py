@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -201,11 +202,12 @@ def test_runs_that_died_with_their_machine_are_crashed_and_the_living_are_left_a
 ):
     import platform
 
-    from prefect.states import Running
+    from prefect.states import Running, Scheduled
 
     from flows.lyrics_pipeline import lyrics_pipeline
-    from flows.serve import say_who_died
+    from flows.serve import look_back
 
+    yesterday, tomorrow = (datetime.now(UTC) + timedelta(days=n) for n in (-1, 1))
     sleep = [sys.executable, "-c", "import time; time.sleep(60)", "prefect.engine"]
     with started(sleep, tmp_path, os.environ, tmp_path / "log") as living:
         runs = {}
@@ -217,11 +219,20 @@ def test_runs_that_died_with_their_machine_are_crashed_and_the_living_are_left_a
             if place:
                 client.update_flow_run(run.id, infrastructure_pid=place)
             runs[name] = run.id
-        say_who_died()
+        client.create_flow_run(
+            lyrics_pipeline, name="late", state=Scheduled(scheduled_time=yesterday)
+        )
+        client.create_flow_run(
+            lyrics_pipeline, name="planned", state=Scheduled(scheduled_time=tomorrow)
+        )
+        look_back()
     states = {name: client.read_flow_run(run_id).state.name for name, run_id in runs.items()}
     assert states.pop("dead") == "Crashed"
     assert set(states.values()) == {"Running"}
-    assert "dead had died" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "dead had died" in said
+    assert "late has waited and begins" in said
+    assert "planned" not in said
 
 
 # --- from the command line ------------------------------------------------------------------------

@@ -243,10 +243,10 @@ def test_on_a_terminal_a_step_takes_the_place_of_the_one_before():
 
 def test_a_file_is_shown_without_what_machines_read_and_its_pictures_need_no_host(tmp_path):
     page = tmp_path / "card.md"
-    assert "There is no" in artifacts.with_pictures(page)
+    assert "There is no" in artifacts.page(page)
     page.write_text("---\nlicense: x\n---\n\n# Songs\n\n---\n![a](loss.png) ![b](gone.png)\n")
     (tmp_path / "loss.png").write_bytes(b"\x89PNG")
-    assert artifacts.with_pictures(page) == (
+    assert artifacts.page(page) == (
         "# Songs\n\n---\n![a](data:image/png;base64,iVBORw==) ![b](gone.png)\n"
     )
     assert artifacts.novelty({"novelty": None}) == "novelty unknown"
