@@ -6,6 +6,7 @@
 #                                       Linux without an NVIDIA GPU: PyTorch's CPU build, 2 GB less
 #   make ddp-train NGPUS=8 CONFIG=config/train_gpt2.py ARGS='--compile=False'
 #                                       training on several GPUs of one machine
+#   make serve                          the flow as deployments, with Prefect's server
 #   make gpu-status                     NVIDIA's GPUs: memory, load, who uses them
 
 PYTHON   ?= python3
@@ -20,7 +21,7 @@ READY = $(VENV)/.ready
 # a process a core; more than four would want memory for as many programs in training
 PYTEST = $(RUN) -m pytest -n logical --maxprocesses=4 --dist=worksteal
 
-.PHONY: environment lyrics ddp-train gpu-status test-fast test check bench
+.PHONY: environment lyrics serve ddp-train gpu-status test-fast test check bench
 
 environment: $(READY)
 
@@ -34,6 +35,10 @@ $(READY): requirements.lock pyproject.toml
 
 lyrics: $(READY)
 	$(RUN) -m flows.lyrics_pipeline $(ARGS)
+
+# Prefect's server and the deployments, until Ctrl-C.
+serve: $(READY)
+	$(RUN) -m flows.serve
 
 # One process a GPU; --parallel=fsdp in ARGS shards the model. Several machines: README.
 ddp-train: $(READY)

@@ -105,18 +105,21 @@ def lyrics_pipeline(**parameters: Any) -> State[Any]:
     _sign(config)
     command = again(config, deployed=deployed)
     summaries: list[Summary] = []
-    with one_at_a_time(stages.data_dir(config)):
-        for name in stages.STAGES:
-            if name not in config.stages:
-                continue
-            ended = stages.stage.with_options(name=name)(name, config, return_state=True)
-            result = ended.result(raise_on_failure=False)
-            if isinstance(result, UserError):
-                mend = f"{result.mend}\n        then " if result.mend else ""
-                return _failed(UserError(f"{name}: {result.what}", result.why, mend + command))
-            # raises what was a bug, with its traceback
-            summaries.append(cast(Summary, ended.result()))
-        _close(config, summaries)
+    try:
+        with one_at_a_time(stages.data_dir(config)):
+            for name in stages.STAGES:
+                if name not in config.stages:
+                    continue
+                ended = stages.stage.with_options(name=name)(name, config, return_state=True)
+                result = ended.result(raise_on_failure=False)
+                if isinstance(result, UserError):
+                    mend = f"{result.mend}\n        then " if result.mend else ""
+                    return _failed(UserError(f"{name}: {result.what}", result.why, mend + command))
+                # raises what was a bug, with its traceback
+                summaries.append(cast(Summary, ended.result()))
+            _close(config, summaries)
+    except OSError as error:
+        return _failed(stages.of_the_disk(error))
     if missing := incomplete(summaries):
         print(f"incomplete: {missing}; go on with:\n  {command}", flush=True)
         message = f"{missing}; go on with: {command}"
@@ -135,7 +138,8 @@ def incomplete(summaries: Sequence[Summary]) -> str | None:
     crawl = next((s for s in summaries if s.stage == "crawl" and not s.skipped), None)
     if crawl is None or not (crawl.notes or crawl.counts.get("failed")):
         return None
-    rows = json.loads((crawl.folder / "crawl.json").read_text(encoding="utf-8"))["artists"]
+    report = crawl.folder / "crawl.json"
+    rows = json.loads(report.read_text(encoding="utf-8"))["artists"] if report.is_file() else []
     n = sum(1 for row in rows if row["failed"])
     return "; ".join([*[f"{n} of {len(rows)} artists incomplete"] * bool(n), *crawl.notes])
 
@@ -206,17 +210,20 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 def _sign(config: PipelineConfig) -> None:
     """In the server's book: tags, so that the UI finds all runs of a profile, a corpus or a run
-    folder, and which process of which machine this is, so that its death can be told."""
+    folder, and which process of which machine this is, so that its death can be told. A worker says
+    that itself, in words that it stops the run by."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
+    run = context.flow_run
     tags = {config.profile, stages.data_dir(config).name, stages.out_dir(config).name}
+    of_worker = run.work_queue_name is not None
+    process = None if of_worker else f"{platform.node()}:{os.getpid()}"
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(
-                context.flow_run.id, tags=sorted(tags.union(context.flow_run.tags)),
-                infrastructure_pid=f"{platform.node()}:{os.getpid()}",
-            )  # fmt: skip
+                run.id, tags=sorted(tags.union(run.tags)), infrastructure_pid=process
+            )
     except artifacts.GONE as error:
         get_run_logger().warning("the run is not signed: %s", error)
 

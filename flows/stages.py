@@ -60,16 +60,22 @@ def stage(name: str, config: PipelineConfig) -> State[Any]:
     except UserError as error:
         return Failed(message=str(error), data=error)
     except OSError as error:
-        if error.errno not in USERS_DISK:
-            raise
-        told = UserError(
-            f"cannot use {error.filename or 'the disk'}: {error.strerror}",
-            mend="free space and permissions there",
-        )
+        told = of_the_disk(error)
         return Failed(message=str(told), data=told)
     if summary.skipped:
         return Completed(name="Skipped", message="nothing to do", data=summary)
     return Completed(message=summary.line(), data=summary)
+
+
+def of_the_disk(error: OSError) -> UserError:
+    """What is the user's to mend: a full disk, a folder that may not be written. Else it is a bug,
+    and raised again."""
+    if error.errno not in USERS_DISK:
+        raise error
+    return UserError(
+        f"cannot use {error.filename or 'the disk'}: {error.strerror}",
+        mend="free space and permissions there",
+    )
 
 
 class Told(io.TextIOBase):
@@ -294,12 +300,15 @@ def _written(path: Path) -> int | None:
 
 def _wait_for(folder: Path) -> None:
     """The training of a flow that was killed still saves for a moment."""
-    until = time.monotonic() + child.GRACE_S
-    while time.monotonic() < until:
+    began, told = time.monotonic(), False
+    while time.monotonic() - began < child.GRACE_S:  # then training itself says who it is
         try:
             with alone(folder):
                 return
-        except UserError:
+        except UserError as error:
+            if not told:
+                print(f"{error.what}; waiting", flush=True)
+            told = True
             time.sleep(0.5)
 
 
