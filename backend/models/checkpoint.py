@@ -394,6 +394,17 @@ def facts_of(source: Source) -> dict[str, Any]:
     return _read_json(source.path / "model.json") if source.kind == "ours" else {}
 
 
+def dataset_of(source: Source) -> str | None:
+    """The bins that weights were trained on, as their run names them; None where none does."""
+    if source.run.absolute() not in source.path.absolute().parents:
+        return None
+    try:
+        settings = json.loads((source.run / "config.json").read_text(encoding="utf-8"))
+        return str(settings["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def base_of(source: Source) -> Source:
     """The frozen weights of a LoRA step."""
     folder = source.run / "base"

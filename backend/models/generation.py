@@ -282,7 +282,7 @@ def generate(
             for row, token in zip(live, tokens, strict=True):
                 row.ids.append(token)
                 row.left -= 1
-            yield from zip(list(live), tokens, strict=True)
+                yield row, token
     finally:
         model.train(was_training)
 

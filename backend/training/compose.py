@@ -169,7 +169,8 @@ class Draft:
         left: int,
     ) -> None:
         self.rules, self.spelling = rules, spelling
-        self.row = Row([*front], seed, left, keep=len(front))
+        self.front, self._headed = len(front), headed
+        self.row = Row([*front], seed, left, keep=self.front)
         self.text = ""
         self.body: int | None = 0 if headed else None  # where a header of the model's own ends
         self.finish: Literal["end", "length", "lines"] = "length"
@@ -218,6 +219,12 @@ class Draft:
             if self.body is None:
                 return
             self._judged = self.body
+        line = self.text.rfind("\n") + 1
+        inside = line > self.body or self._headed
+        # a model whose end was refused begins another song
+        header = inside and HEADER_LINE.match(self.text[line:] + "\n")
+        if header and self._refuse_from(line, "header lines"):
+            return
         if self._judge(at_end):
             if at_end:
                 self._end_of_text()

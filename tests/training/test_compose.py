@@ -309,3 +309,17 @@ def test_half_a_character_is_never_shown_and_whole_ones_are():
         shown.append(one.fresh())
     assert "".join(shown) == one.text == "é 日 "
     assert all("\ufffd" not in part for part in shown)
+
+
+def test_a_header_inside_a_song_is_taken_back():
+    one = draft(["", Open("song")])
+    for c in "la\n":
+        one.row.ids += CHARS.encode(c).tolist()
+        one.take(one.row.ids[-1])
+    place = len(one.row.ids)
+    for c in "title: ":
+        one.row.ids += CHARS.encode(c).tolist()
+        one.take(one.row.ids[-1])
+    assert one.text == "la\n"
+    assert one.row.forbidden == {place: set(CHARS.encode("t").tolist())}
+    assert one.refused == {"header lines": 1}
