@@ -5,6 +5,7 @@ Works in a terminal, with a history, and with lines that are piped in. Ctrl-C en
 being written, at the prompt the loop.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +25,7 @@ Any other line begins a song.
   /artist NAME      write in the manner of NAME; alone: of nobody in particular
   /title NAME       for a title; alone: for none
   /temp NUMBER      below 1 plays safe, above 1 dares
-  /set KEY=VALUE    any key of `sample --help` that is about songs, such as lines=8
+  /set KEY=VALUE    any key of `sample --help` that is about songs: lines=8, ban="love" "oh no"
   /save             keep the songs so far in lyrics/
   /help, /quit"""
 
@@ -112,9 +113,18 @@ def _changed(config: SampleConfig, key: str, value: str) -> SampleConfig:
     key = key.replace("-", "_").lstrip("_")
     if key in FIXED:
         raise ConfigError(f"{key} cannot be changed here", mend="/quit, and say it at the start")
-    one = load(SampleConfig, [f"--{key}", *(value.split() or [""])])
+    is_list = isinstance(getattr(config, key, None), tuple)
+    one = load(SampleConfig, [f"--{key}", *_words(value)] if is_list else [f"--{key}={value}"])
     now = replace(config, **{key: getattr(one, key)})
     if wrong := list(now.problems()):
         raise ConfigError("; ".join(wrong))
     print(f"{key} = {getattr(now, key)}")
     return now
+
+
+def _words(value: str) -> list[str]:
+    """Words as a shell cuts them: in quotes they are one."""
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ConfigError(f"{value}: {error}") from None
