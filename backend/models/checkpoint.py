@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.config.schema import ModelConfig
 from backend.data import tokenizers
+from backend.data.bins import Bins
 from backend.errors import CheckpointError, first_line
 from backend.models import huggingface, lora, nanogpt
 from backend.models.gpt import GPT
@@ -393,6 +394,17 @@ def facts_of(source: Source) -> dict[str, Any]:
     return _read_json(source.path / "model.json") if source.kind == "ours" else {}
 
 
+def dataset_of(source: Source) -> str | None:
+    """The bins that weights were trained on, as their run names them; None where none does."""
+    if source.run.absolute() not in source.path.absolute().parents:
+        return None
+    try:
+        settings = json.loads((source.run / "config.json").read_text(encoding="utf-8"))
+        return str(settings["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def base_of(source: Source) -> Source:
     """The frozen weights of a LoRA step."""
     folder = source.run / "base"
@@ -452,6 +464,27 @@ def load_tokenizer(source: Source) -> tokenizers.Tokenizer:
             "(python -m backend.data.binarize writes one)",
         )
     return tokenizers.load(file)
+
+
+def check_tokenizer(source: Source, bins: Bins) -> None:
+    """
+    Raises:
+        CheckpointError: the bins are of another tokenizer than the weights.
+    """
+    theirs = load_tokenizer(source)
+    if theirs.vocabulary() == bins.tokenizer.vocabulary():
+        return
+    raise CheckpointError(
+        f"{source} has another tokenizer ({theirs.kind}, {theirs.vocab_size:,} ids) than "
+        f"{bins.folder} ({bins.tokenizer.kind}, {bins.tokenizer.vocab_size:,} ids)",
+        why="its ids mean other characters",
+        mend=f"python -m backend.data.binarize --data_dir={bins.folder.parent} "
+        + (
+            "--tokenizer=gpt2"
+            if theirs.kind == "gpt2"
+            else f"--tokenizer_file={tokenizer_file(source)}"
+        ),
+    )
 
 
 def tokenizer_file(source: Source) -> Path:

@@ -30,13 +30,13 @@ from backend.config.loader import load
 from backend.config.schema import BenchConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from backend.data.bins import Bins
 from backend.errors import ConfigError
+from backend.evaluation.compare import read_metrics
 from backend.evaluation.loss import split_loss
 from backend.models import checkpoint
 from backend.report import table
 from backend.runtime import detect
 from backend.storage import atomic_write
 from backend.training.bench_model import checkout, window_loss
-from backend.training.log import read_metrics
 from backend.training.measure import Measured, measure, python
 
 # nanoGPT's recipe for a CPU, its README's; a line for every iteration, so that all are counted
