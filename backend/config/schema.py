@@ -4,8 +4,9 @@
 that). No default is written anywhere else. Nothing here imports torch: `--help` is instant.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
@@ -53,6 +54,19 @@ def _at_least(config: Settings, least: float, *keys: str) -> Iterator[str]:
         value = getattr(config, key)
         if isinstance(value, int | float) and not value >= least:
             yield f"{key} = {value} must be at least {least}"
+
+
+def _pairs(key: str, pairs: Sequence[str], known: Sequence[str] = ()) -> Iterator[str]:
+    for pair in pairs:
+        name, equals, number = pair.rpartition("=")
+        try:
+            fine = bool(equals and name.strip()) and math.isfinite(float(number))
+        except ValueError:
+            fine = False
+        if not fine:
+            yield f"{key}: {pair!r} is not NAME=NUMBER"
+        elif known and name not in known:
+            yield f"{key}: {name!r} is none of {', '.join(known)}"
 
 
 def _vocabulary(size: int) -> Iterator[str]:
@@ -657,31 +671,107 @@ class SampleConfig(Settings):
     checkpoint: str = "best"
     """best, last or a step number."""
     start: str = ""
-    """Text the song begins with; FILE:prompt.txt reads it from a file."""
+    """Text the song begins with; FILE:prompt.txt reads it from a file, where lines of three hyphens
+    stand between several: each gets num_samples songs."""
     artist: str | None = None
-    """Write in the manner of this artist of the training songs (a header line)."""
+    """Write in the manner of this artist of the training songs (a header line). Case and accents do
+    not matter."""
     title: str | None = None
     """Title of the song (a header line)."""
     num_samples: int = 3
     """How many songs."""
     max_new_tokens: int = 1500
     """Longest song, in tokens; a song also ends where the model ends it."""
+    structure: str | None = None
+    """Sections of the song, in their order: "Verse 1, Chorus, Verse 2, Chorus". A chorus, refrain
+    or hook that comes again is the same again."""
+    lines: int | None = None
+    """The song has exactly so many lines; with structure, each section."""
+    stanzas: int | None = None
+    """The song has exactly so many stanzas."""
+    keep: str | None = None
+    """Lines of start to keep, such as 1-4,7: the others are written anew, in their places. Lines
+    are counted without blank ones and headers."""
+    stop: tuple[str, ...] = ()
+    """A song ends before any of these texts: --stop "[Outro]" "The end"."""
     temperature: float = 0.8
     """Below 1 plays safe, above 1 dares; 0 always takes the likeliest token."""
     top_k: int | None = 200
     """Only the k likeliest tokens are drawn from; none is all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability."""
+    min_p: float = 0.0
+    """Only tokens at least this likely, measured by the likeliest."""
+    repetition_penalty: float = 1.0
+    """Each time that a word stood, of the last 64 words, makes it so many times less likely; 1 is
+    none. Of words, not tokens: letters may repeat."""
+    presence_penalty: float = 0.0
+    """A word that stood loses this many nats of its logit, once."""
+    word_bias: tuple[str, ...] = ()
+    """Words that gain or lose nats: --word_bias river=2 love=-1."""
+    ban: tuple[str, ...] = ()
+    """Words, or runs of words in quotes, that are not to be written."""
+    no_repeat_ngram: int | None = None
+    """No run of so many words stands twice in a song; none is no limit."""
+    max_copy: int | None = None
+    """Longest run of words that may be the same as in a training song: what exceeds it is written
+    anew. Says how often that was."""
+    best_of: int = 1
+    """Write so many for each song and keep the best, by rank_by."""
+    rank_by: tuple[str, ...] = ("rhyme=1", "repetition=1", "likelihood=1", "novelty=1")
+    """What best_of weighs, each measured in spreads among the candidates. rhyme: lines that rhyme;
+    repetition: repeated lines, as near as can be to the share in songs that people wrote;
+    likelihood: of a character, under the model; novelty: 5-word runs not in a training song."""
+    dataset: str | None = None
+    """Bins of the training songs, which novelty is measured by; none takes those that the run was
+    trained on."""
     seed: int = 1337
     """Sample i is drawn with seed + i."""
+    repeat: str | None = None
+    """A .jsonl in lyrics/, or the .txt beside it: make these songs again, by the settings in it.
+    out_dir says where the weights are now, if they moved."""
+    interactive: bool = False
+    """A prompt loop: each line begins a song. /help says what else it knows."""
+    quantize: Literal["int8"] | None = None
+    """int8: weights in a byte each, on a CPU: faster, and says how much the loss changes."""
     device: str = "auto"
     """cpu, cuda, mps; auto takes what there is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision. auto: as in training, but float32 on a CPU."""
+    """Precision. auto: as in training, but float32 on a CPU. In float32 a song does not depend on
+    those that are written beside it; in others, and in int8, it may."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; auto is off here, since one song ends before it pays."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "num_samples", "max_new_tokens", "top_k")
-        yield from _at_least(self, 0, "temperature")
+        yield from _at_least(
+            self, 1, "num_samples", "max_new_tokens", "top_k", "lines", "stanzas", "best_of",
+            "no_repeat_ngram", "max_copy",
+        )  # fmt: skip
+        yield from _at_least(self, 0, "temperature", "presence_penalty")
+        if self.temperature == math.inf:
+            yield "temperature = inf draws letters at random; 1 is the model's own choice"
+        for key in ("top_p", "min_p"):
+            if not 0 <= getattr(self, key) <= 1:
+                yield f"{key} = {getattr(self, key)} must be from 0 to 1"
+        if not 0 < self.repetition_penalty < math.inf:
+            yield f"repetition_penalty = {self.repetition_penalty} must be above 0; 1 is none"
+        yield from _pairs("word_bias", self.word_bias)
+        yield from _pairs("rank_by", self.rank_by, ("rhyme", "repetition", "likelihood", "novelty"))
+        if "" in self.stop:
+            yield "stop: an empty text stands everywhere"
+        if self.structure is not None and not self.structure.strip(" ,"):
+            yield "structure names no section; such as --structure='Verse 1, Chorus'"
+        if self.keep is not None:
+            if not re.fullmatch(r"\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*", self.keep):
+                yield f"keep = {self.keep!r} is no list of lines such as 1-4,7"
+            if not self.start:
+                yield "keep names lines of start; --start=FILE:song.txt"
+            if self.structure or self.lines or self.stanzas:
+                yield "keep has the form of start; it does not go with structure, lines, stanzas"
+        if self.stanzas and (self.structure or self.lines):
+            yield "stanzas does not go with structure and lines"
+        if self.interactive and self.repeat:
+            yield "interactive does not go with repeat"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,7 @@ def transfer(config: BenchConfig) -> str:
         row("base, finetuned", whole, [_best(run) for run in tuned], tuned[0].steps)
     note = (
         f"{len(groups['own']):,} songs of {artist}, {len(groups['others']):,} of others; measured "
-        f"on {bins['own'].val.songs} held-out songs of {artist}, best of {EVALUATIONS} evaluations, "
+        f"on {bins['own'].val.songs} held-out songs of {artist}, best of {EVALUATIONS} looks, "
         f"median of {config.seeds} seeds. `{OURS[0]}`; finetuning with {' '.join(GENTLE)}. Seconds "
         "are of all training behind the figure."
     )
