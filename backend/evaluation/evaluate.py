@@ -83,7 +83,14 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     if bins:
         checkpoint.check_tokenizer(source, bins)
     tokenizer = bins.tokenizer if bins else checkpoint.load_tokenizer(source)
-    model = checkpoint.load_model(source, runtime.device)
+    weights = checkpoint.read(source)
+    torch.manual_seed(config.seed)  # of rows for ids that the weights lack
+    model = weights.build(max(weights.vocab_size, tokenizer.vocab_size)).to(runtime.device).eval()
+    if weights.vocab_size < tokenizer.vocab_size:
+        print(
+            f"note: {source} knows {weights.vocab_size:,} of the {tokenizer.vocab_size:,} ids; the "
+            "others, such as the end of a text, are as likely as chance made them"
+        )
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise CheckpointError(
@@ -302,7 +309,9 @@ def _lyrics(
             {
                 "training": songs.training_songs(bins.train, bins, n, seed),
                 "model": written,
-                "5-gram": songs.ngram_songs(counted(), bins, held_out, seed=seed),
+                "5-gram": songs.ngram_songs(
+                    counted(), bins, held_out, seed=seed, max_new_tokens=config.max_new_tokens
+                ),
             }
         )
     index = _novelty(bins)
