@@ -298,7 +298,7 @@ def _lyrics(
         given: songs to measure in place of the model's.
     """
     wanted = config.num_samples if given is None else min(config.num_samples, len(given))
-    held_out = songs.HeldOut.of(bins, wanted)
+    held_out = songs.HeldOut.of(bins, min(wanted, bins.train.songs))
     n = len(held_out.texts)
     if n < wanted:
         print(f"note: {_songs(n)} held out: as many are compared, not {wanted}")
@@ -426,8 +426,8 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
     if lyrics := found.get("lyrics"):
         report.section("Lyrics")
         report.prose(
-            f"{_songs(lyrics['songs'])}, {lyrics['seeds']} seeds: mean ± standard deviation over the "
-            "seeds. Each song is cut to the words of the shortest of its row, but for what is of "
+            f"{_songs(lyrics['songs'])}, {lyrics['seeds']} seeds: mean ± standard deviation over "
+            "them. Each song is cut to the words of the shortest of its row, but for what is of "
             "whole songs. No column is a score: what counts is how near a figure comes to "
             "`held out`, and `training` shows how far people are from each other."
         )
