@@ -183,6 +183,13 @@ class BinarizeConfig(Settings):
     split_by: Literal["song", "album", "artist"] = "song"
     """What is held out whole. song, with all its versions; album; or artist, to measure how well a
     model writes for artists whom it never read."""
+    held_out: str | None = None
+    """A text file of albums, artists, ids or urls, one a line (what follows a tab is a note): their
+    songs are held out in place of a share of all. Songs that share half their lines with one of
+    them are left out."""
+    song_copies: int = 1
+    """How often a training song is written that is like one: of several stanzas, with 60 lines or
+    fewer. Each copy has other header lines. 2 gives songs weight among poems of every length."""
     seed: int = 1337
     """Seed of the split and of which header lines each training song keeps."""
     force: bool = False
@@ -190,6 +197,9 @@ class BinarizeConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _vocabulary(self.vocab_size)
+        yield from _at_least(self, 1, "song_copies")
+        if self.held_out and self.split_by != "song":
+            yield "held_out says what is held out, and so does split_by: leave one of them out"
         if not 0 < self.val_fraction < 1:
             yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
 

@@ -385,9 +385,11 @@ def split_header(text: str) -> tuple[dict[str, str], str]:
     return {}, text
 
 
-def training_header(song: CleanSong, seed: int) -> str:
-    """The header a training song gets: each line kept with p = 0.7, all dropped with p = 0.1."""
-    digest = hashlib.sha256(f"{seed}\n{song.id}".encode()).digest()
+def training_header(song: CleanSong, seed: int, copy: int = 0) -> str:
+    """The header a training song gets: each line kept with p = 0.7, all dropped with p = 0.1; each
+    copy of it has its own draw."""
+    key = f"{seed}\n{song.id}" + (f"\n{copy}" if copy else "")
+    digest = hashlib.sha256(key.encode()).digest()
     draw = random.Random(int.from_bytes(digest, "big"))
     drop_all = draw.random() < DROP_ALL
     keep = [k for k in HEADER if draw.random() < KEEP_LINE]

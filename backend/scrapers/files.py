@@ -3,7 +3,8 @@
 songs/Robert Burns - Auld Lang Syne.txt     artist and title from the name
 songs/Robert Burns/Auld Lang Syne.txt       artist from the folder
 songs/Robert Burns/Songs/01 - Tam Glen.txt  artist and album from the folders, and a number
-songs.json, songs.jsonl                     objects with text, song_name, artist_name
+songs.json, songs.jsonl                     objects with text, song_name, artist_name; or poems
+                                            with stanzas, see gutenberg.py
 """
 
 import codecs
@@ -14,6 +15,7 @@ from typing import Any
 
 from backend.data.song import Song, song_id
 from backend.errors import DataError
+from backend.scrapers import gutenberg
 
 READ = (".txt", ".json", ".jsonl")
 
@@ -70,6 +72,8 @@ def _songs(file: Path, root: Path) -> Iterator[Song]:
     )
     if not isinstance(rows, list):
         raise ValueError("not a list of songs")
+    if rows and all(isinstance(row, dict) and "stanzas" in row for row in rows):
+        rows = gutenberg.from_rows(rows)
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(_words(row), str):
             raise ValueError(f"entry {index + 1} has no text")
@@ -93,7 +97,8 @@ def _from_name(name: Path) -> dict[str, Any]:
 def _song(name: Path, url: str, index: int, row: dict[str, Any]) -> Song:
     text = _words(row) or ""
     text.encode()  # a lone surrogate is JSON, and no text: ValueError
-    title = _scalar(row, "song_name", "title") or name.stem
+    untitled = row.get("song_name") == ""  # said, where a missing one may be the file's name
+    title = "" if untitled else _scalar(row, "song_name", "title") or name.stem
     year = row.get("year")
     return Song(
         id=song_id("files", f"{name.as_posix()}#{index}"),
