@@ -19,7 +19,7 @@ class Stanza(NamedTuple):
 
 # --- a poem as a song -----------------------------------------------------------------------------
 
-SMALL = "a an and as at but by for from in into nor o' of on or the to upon with".split()
+SMALL = re.compile("an?|and|as|at|but|by|for|from|in|into|nor|o'|of|on|or|the|to|upon|with")
 ROMAN = re.compile(r"[IVXLC]+", re.IGNORECASE)
 NO_TITLE = re.compile(r"\W*(?:[IVXLC]+|\d+|[A-Z]|Untitled)?\W*", re.IGNORECASE)
 BYLINE = re.compile(r"[.,:;]?\s+BY\s+[A-Z][A-Z .,'’&-]+$")  # a title and who wrote it, in capitals
@@ -63,7 +63,7 @@ def natural(title: str) -> str:
     if title.isupper():
         title = title.rstrip(".,:;")
         words = title.lower().split()
-        keep = [i in (0, len(words) - 1) or w not in SMALL for i, w in enumerate(words)]
+        keep = [i in (0, len(words) - 1) or not SMALL.fullmatch(w) for i, w in enumerate(words)]
         words = [_capital(w) if k else w for w, k in zip(words, keep, strict=True)]
         title = " ".join(words)
     return title

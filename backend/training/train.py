@@ -165,7 +165,6 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
         )
         with parallel.accumulating(wrapped, last=last):
             with runtime.autocast():
-                # not the logits by a name: they would stay through the backward pass
                 loss = call(x, y, documents=documents)[1]
             # DDP and FSDP take the mean over the processes, and this is a sum
             scaler.scale(loss * (weight * runtime.world_size)).backward()
