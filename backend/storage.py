@@ -117,7 +117,7 @@ class Summary:
     notes: Sequence[str] = ()
 
     def line(self) -> str:
-        """`clean     24 in, 22 out, 1 duplicate, 1 instrumental   [0.3 s]   data/demo`."""
+        """`clean     48 in, 46 out, 1 duplicate, 1 instrumental   [0.3 s]   data/demo`."""
         flat = {k: v for k, v in self.counts.items() if not isinstance(v, dict)}
         flat |= self.counts.get("dropped", {})
         if self.skipped:

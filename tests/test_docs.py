@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
 from backend.__main__ import PROGRAMS, about
 from backend.config.loader import find_config
+from backend.scrapers import demo_site
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,6 +76,21 @@ def test_every_link_inside_the_documents_leads_somewhere():
         page = ROOT / name
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{name}: {target}"
+
+
+def test_the_documents_count_the_songs_and_artists_of_the_songbook():
+    songs = Counter()
+    for release in map(demo_site.read_release, demo_site.songbook_files()):
+        songs[release.artist] += len(release.songs)
+    page = (demo_site.SONGBOOK / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \| (\d+)", page, re.MULTILINE)
+    assert {artist: int(number) for artist, number in rows} == songs
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for text in (README, changes, page):
+        [counts] = re.findall(
+            r"(\d+) (?:original )?songs (?:of|by) (\d+) (?:invented )?artists", text
+        )
+        assert counts == (str(songs.total()), str(len(songs)))
 
 
 def test_the_lock_pins_every_declared_dependency_and_no_cuda():

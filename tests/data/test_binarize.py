@@ -78,9 +78,9 @@ def test_the_bins_decode_to_exactly_the_documents(demo):
 
 
 def test_the_split_of_the_demo_is_by_song_with_every_header_line_kept_in_validation(demo):
-    assert len(texts(demo, "val")) == 3
-    assert len(texts(demo, "train")) == 19
     by_text = {song.text: song for song in read_songs(demo / "data.json")}
+    assert 2 < len(texts(demo, "val")) < len(by_text) / 5
+    assert len(texts(demo, "train")) == len(by_text) - len(texts(demo, "val"))
     for head, text in documents(demo, "val"):
         assert head == header(by_text[text].header_fields())
         assert head.startswith("artist: ")
@@ -467,9 +467,12 @@ def test_what_the_model_will_read_is_shown(corpus, capsys):
     main(corpus, force=True)
     said = capsys.readouterr().out
     heads = [line for line in said.split("\n") if line.startswith("  train, document ")]
-    assert [line.split()[2] for line in heads] == ["1", "10", "19"]
-    first = "".join(documents(corpus, "train")[0]).split("\n")
-    assert f"    | {first[0]}" in said
+    songs = documents(corpus, "train")
+    first, middle, last = (int(line.split()[2]) for line in heads)
+    assert (first, last) == (1, len(songs))
+    assert abs(middle - (first + last) / 2) < 1
+    opening = "".join(songs[0]).split("\n")
+    assert f"    | {opening[0]}" in said
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -255,7 +255,7 @@ def reasons(folder):
 def test_a_crawled_songbook_comes_out_as_it_was_written(demo, songbook):
     written = {title: text for _, title, text in songbook}
     songs = list(read_songs(demo / "data.json"))
-    assert len(songs) == 22
+    assert len(songs) == len(songbook) - 2
     for song in songs:
         assert song.text == written[song.song_name]
 
