@@ -11,6 +11,7 @@ where it was, and no page is fetched twice.
 """
 
 import os
+import re
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from backend.scrapers.progress import (
     Progress,
     Row,
     closing_table,
+    counted,
     duration,
     write_readme,
     write_report,
@@ -91,7 +93,9 @@ def main(config: CrawlConfig) -> Summary:
         crawl = Crawl(config, store, sites)
         files: list[dict[str, Any]] = []
         if config.dry_run:
-            return crawl.plan(names)
+            summary = crawl.plan(names)
+            crawl.progress.close()
+            return summary
         try:
             if "files" in sources:
                 crawl.rows += _crawl_files(config, store, files)
@@ -230,11 +234,11 @@ class Crawl:
                 thread.join(STOPS_S / len(threads))
         if bugs:
             raise bugs[0]
-        everywhere = [name for name, said in self._unknown.items() if len(said) == len(self.sites)]
-        if everywhere and len(self.sites) > 1:
-            said = [line for name in everywhere for line in self._unknown[name]]
-            self.errors.insert(0, DataError("\n  ".join(["unknown artists:", *said])))
-        self.notes += [line for lines in self._unknown.values() for line in lines]
+        for said in self._unknown.values():
+            if len(said) < len(self.sites):
+                self.notes += said
+            elif len(self.sites) > 1:  # one site alone has told it before it began
+                self.errors.append(DataError("\n  ".join(["unknown artist:", *said])))
 
     def plan(self, names: Sequence[str]) -> Summary:
         """What a run would fetch, and for how long."""
@@ -252,16 +256,17 @@ class Crawl:
             pages += round(unknown * (1 + per_artist))
             # Genius's pages come from two hosts in turn.
             seconds = pages * self._delay_s(site) * JITTER / (2 if site == "genius" else 1)
-            what = "songs" if site == "genius" else "albums"
             about = "about " if unknown else ""
+            albums = f"{about}{round(units + unknown * per_artist):,} "
+            albums += "songs" if site == "genius" else "albums"
             print(
-                f"{site}: {len(links):,} artists, {about}{round(units + unknown * per_artist):,} "
-                f"{what}, {about}{pages:,} pages to fetch, {duration(seconds)} at one every "
-                f"{self._delay_s(site):g} s"
+                f"{site}: {counted(len(links), 'artist')}, {albums}, {about}{pages:,} pages to "
+                f"fetch, {duration(seconds)} at one every {self._delay_s(site):g} s"
             )
-            print("".join(f"  {line}\n" for line in problems.values()), end="")
             if unknown:
                 print(f"  {unknown:,} artists were not looked at: {per_artist:.1f} albums each")
+            lost = [f"{row.artist}: {why}" for row in way.rows for _, why in row.failed]
+            print("".join(f"  {line}\n" for line in [*problems.values(), *lost]), end="")
             counts.update(artists=len(links), pages=pages, minutes=round(seconds / 60))
         return Summary("crawl", raw_path(Path(folder(self.config))).parent, counts)
 
@@ -292,7 +297,12 @@ class Crawl:
             "retry_failed": config.retry_failed, "max_songs": config.max_songs,
         }  # fmt: skip
         if site == "genius":
-            secret, _ = token(config)
+            secret, where = token(config)
+            if secret and not re.fullmatch("[!-~]+", secret):
+                raise ConfigError(
+                    f"{where} is no token: it has blanks or letters that no token has",
+                    mend="copy a client access token of https://genius.com/api-clients again",
+                )
             if not secret:
                 raise ConfigError(
                     "source=genius needs a token, and none is set",

@@ -158,13 +158,17 @@ class Fetcher:
                 page = self._page(url, headers, known)
             except Blocked as error:
                 self.refused += 1
-                raise (self._stop(error) if self.refused >= IN_A_ROW else error) from error
+                if self.refused >= IN_A_ROW:
+                    raise self._stop(error) from error
+                raise
             except PageError:  # the page is at fault; the host answers
                 self.refused = self.failed = 0
                 raise
             except NetworkError as error:
                 self.failed += 1
-                raise (self._stop(error) if self.failed >= IN_A_ROW else error) from error
+                if self.failed >= IN_A_ROW:
+                    raise self._stop(error) from error
+                raise
             self.refused = self.failed = 0
             return page
 
@@ -174,7 +178,9 @@ class Fetcher:
         return self.site + address.removeprefix(root) if address.startswith(root) else address
 
     def _stop(self, error: NetworkError) -> HostStopped:
-        """From now on nothing is asked of this host."""
+        """From now on nothing is asked of this site."""
+        if isinstance(error, HostStopped):
+            return error
         refuses = isinstance(error, Blocked)
         self.stopped = HostStopped(
             f"stopped asking {urlsplit(self.site).netloc}: {error.what}",

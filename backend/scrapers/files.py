@@ -259,8 +259,10 @@ def _scalar(row: dict[str, Any], *keys: str) -> str | None:
             continue
         if not isinstance(value, str | int | float):
             raise ValueError(f"{key} is no text: {value!r}")
-        str(value).encode()
-        return str(value)
+        name = str(value).replace("\0", "")  # which no database can compare
+        name.encode()
+        if name:
+            return name
     return None
 
 

@@ -129,6 +129,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(n: int, what: str) -> str:
+    """`1 song`, `2,000 songs`."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def closing_table(rows: Sequence[Row]) -> str:
     """Found, new, skipped by kind, failed and why, one artist a line."""
     shown = list(rows)
@@ -137,7 +142,8 @@ def closing_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in shown:
         skipped = "".join(f", {n:,} {kind}" for kind, n in row.skipped().items())
-        line = f"  {row.artist:<32} {row.songs['song']:,} songs ({row.new:,} new){skipped}"
+        songs = counted(row.songs["song"], "song")
+        line = f"  {row.artist:<32} {songs} ({row.new:,} new){skipped}"
         if row.failed:
             line += f"; {len(row.failed)} failed: {row.failed[0][1]}"
         lines.append(line)
@@ -172,12 +178,12 @@ def write_readme(folder: Path, kinds: Mapping[tuple[str, str], int]) -> None:
     """raw/README.md: where the texts come from, and whose they are."""
     lines = []
     for source in sorted({source for source, _ in kinds}):
-        counted = ", ".join(
-            f"{n:,} {'songs' if kind == 'song' else kind}"
+        rows = ", ".join(
+            counted(n, kind) if kind == "song" else f"{n:,} {kind}"
             for (of, kind), n in sorted(kinds.items())
             if of == source
         )
-        lines.append(f"- {source}, from {WHERE.get(source, source)}: {counted}")
+        lines.append(f"- {source}, from {WHERE.get(source, source)}: {rows}")
     text = "\n".join(
         [
             "# Raw songs",
