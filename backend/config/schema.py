@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from backend.config import kinds
 
 P = TypeVar("P", bound="Settings")
+SECRETS = ("user_token",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,9 @@ class Settings:
     """Key -> config file, profile or command line. Filled by the loader; not a key."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Every key and its value, ready for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+        """Every key and its value, ready for JSON; of a secret only that it is set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+        return values | {key: "(secret)" for key in SECRETS if values.get(key)}
 
     def part(self, cls: type[P]) -> P:
         """The settings of one base class alone, such as the ModelConfig of a TrainConfig."""
@@ -44,7 +46,8 @@ class Settings:
 
     def shown(self) -> str:
         """The values that are not defaults, with where each came from."""
-        lines = [f"  {k} = {getattr(self, k)!r}  ({origin})" for k, origin in self.origins.items()]
+        known = self.as_dict()
+        lines = [f"  {k} = {known[k]!r}  ({origin})" for k, origin in self.origins.items()]
         return "\n".join(lines) or "  all defaults"
 
 
@@ -62,54 +65,99 @@ def _vocabulary(size: int) -> Iterator[str]:
 
 # --- data ----------------------------------------------------------------------------------------
 
+COLUMNS = ("text", "song_name", "artist_name", "album", "year", "language")  # of a .csv file
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlConfig(Settings):
     """Crawl: artists of a source -> raw songs"""
 
-    source: tuple[Literal["darklyrics", "demo", "files"], ...] = ("darklyrics",)
-    """Where to take songs from; several with commas. darklyrics: www.darklyrics.com. demo: the
-    songbook of this project, served on this machine, no network. files: your own, see path."""
+    source: tuple[Literal["darklyrics", "genius", "gutenberg", "files", "demo"], ...] = ()
+    """Where to take songs from; several with commas. genius: genius.com, needs a token. darklyrics:
+    www.darklyrics.com. gutenberg: songs and verse in the public domain, the works that lyrics-base
+    was trained on. files: your own, see path. demo: the songbook of this project, served on this
+    machine, no network. None given: genius where a token is set, else darklyrics."""
     artists: tuple[str, ...] = ()
     """Names, each in quotes: --artists "Opeth" "At the Gates". Never split at commas. Accents, case
-    and punctuation do not matter. demo without names takes all its artists."""
+    and punctuation do not matter. Of two artists of one name, write the address that the crawl then
+    shows. demo and gutenberg without names take all they have."""
     artist_file: str | None = None
     """A text file of names, one a line; lines starting with # are comments."""
+    letters: tuple[str, ...] = ()
+    """For darklyrics: whole letters of its index, as a,b,19 (digits are at 19), or all: the whole
+    site, which takes days."""
     max_songs: int | None = None
-    """Take at most this many songs per artist, in the order of the site; none is all. Songs that
-    are stored already stay."""
+    """Take at most this many songs per artist, in the order of the site (genius: the most popular);
+    none is all. What is no song does not count. Songs that are stored already stay."""
     data_dir: str | None = None
     """The corpus folder; songs go to <data_dir>/raw. Default data/darklyrics, data/demo, data/<stem
-    of path>, or data/lyrics for several sources."""
+    of path>, or data/lyrics for genius and for several sources."""
     path: str | None = None
     """For files: a folder or file. .txt is one song (artist from the folder or from `Artist -
-    Title.txt`); .json and .jsonl hold objects with text, song_name, artist_name."""
+    Title.txt`) or ATOM-GPT's all_lyrics.txt; .json and .jsonl hold objects with text or lyrics, as
+    this project, NanoRapGPT and lyricsgenius write them; .csv, see columns."""
+    columns: tuple[str, ...] = ()
+    """For .csv files: which column is what, as text=Lyrics song_name=Title artist_name=Band; also
+    album, year, language. Those with usual names are found by themselves."""
+    user_token: str | None = field(default=None, repr=False)
+    """A client access token of https://genius.com/api-clients. Better in the environment or in .env
+    as GENIUS_ACCESS_TOKEN: a command line can be read by others of this machine."""
     delay_s: float | None = None
-    """Seconds between two requests to the same host. Default 3; the demo, on this machine, 0. A
-    robots.txt that asks for more wins."""
-    base_url: str | None = None
-    """A mirror of DarkLyrics or a test server: links to the site's own host are followed there and
-    nowhere else. Songs keep the site's own addresses."""
+    """Seconds from an answer to the next request to the same host. Default 3, for genius and
+    gutenberg 1, for the demo, on this machine, 0. A robots.txt that asks for more wins, and so does
+    a slow host."""
+    dry_run: bool = False
+    """Only say which artists were found, how many pages are still to be fetched, and how long that
+    takes. Fetches what it takes to know that, and keeps it."""
+    retry_failed: bool = False
+    """Ask again also for pages that failed in three runs, or were not there."""
     refresh: bool = False
-    """Fetch the pages of the named artists again, though they are in the store."""
+    """Ask whether the pages of the named artists have changed since they were fetched."""
     rebuild: bool = False
     """Only write the JSONL view again from the store, with no network."""
     force: bool = False
     """Read the stored pages again though nothing changed (after a parser was mended)."""
+    base_url: str | None = None
+    """A mirror of DarkLyrics, or of where gutenberg's books are, or a test server: links to the
+    site's own host are followed there and nowhere else. Songs keep the site's own addresses."""
+    genius_api_root: str | None = None
+    """The same for https://api.genius.com/."""
+    genius_web_root: str | None = None
+    """The same for https://genius.com/, where the song pages are."""
+    genius_public_api_root: str | None = None
+    """Where to look for artists by https://genius.com/api/, or what stands in for it. Used only
+    when given: the site's robots.txt disallows it."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "max_songs")
         yield from _at_least(self, 0, "delay_s")
+        sites = self.source or ("darklyrics",)
         if "files" in self.source and not self.path:
             yield "source=files needs --path=DIR_OR_FILE"
         if self.path and "files" not in self.source:
             yield "path is read by --source=files only"
         if self.source == ("files",) and (self.artists or self.artist_file):
             yield "artists choose from a site; --source=files takes all songs under path"
-        if self.base_url and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.base_url):
-            yield f"base_url = {self.base_url!r} is no address such as http://127.0.0.1:8000/"
-        if "darklyrics" in self.source and not (self.artists or self.artist_file or self.rebuild):
-            yield 'darklyrics needs --artists "NAME" ... or --artist_file=FILE (demo needs neither)'
+        for letter in self.letters:
+            if not re.fullmatch(r"[a-z]|19|all", letter):
+                yield f"letters: {letter!r} is none of a to z, 19 (digits) and all"
+        if self.letters and "darklyrics" not in sites:
+            yield "letters are of darklyrics only"
+        for key in ("base_url", "genius_api_root", "genius_web_root", "genius_public_api_root"):
+            address = getattr(self, key)
+            if address and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", address):
+                yield f"{key} = {address!r} is no address such as http://127.0.0.1:8000/"
+        if self.user_token is not None and not re.fullmatch(r"[!-~]+", self.user_token):
+            yield "user_token is no token: it has blanks or letters that no token has"
+        for pair in self.columns:
+            field_, equals, column = pair.partition("=")
+            if not (equals and column) or field_ not in COLUMNS:
+                yield f"columns: {pair!r} is not one of {', '.join(COLUMNS)} = the column's name"
+        named = self.artists or self.artist_file or self.rebuild
+        if "darklyrics" in sites and not (named or self.letters):
+            yield 'darklyrics needs --artists "NAME" ..., --artist_file=FILE or --letters=a,b'
+        if "genius" in sites and not named:
+            yield 'genius needs --artists "NAME" ... or --artist_file=FILE (demo needs neither)'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -660,16 +708,17 @@ class BenchConfig(Settings):
 
     only: tuple[
         Literal[
-            "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
+            "help", "road", "tests", "crawl", "clean", "bins", "data", "model", "attention", "lora",
             "generation", "train", "ladder", "step", "small_gpu",
         ],
         ...,
     ] = (
-        "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
+        "help", "road", "tests", "crawl", "clean", "bins", "data", "model", "attention", "lora",
         "generation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
-    and unchanged. tests: time of `make test-fast` and `make test`. clean: songs by the hundred
+    and unchanged. tests: time of `make test-fast` and `make test`. crawl: a page, a
+    local site, a store of 100,000 pages. clean: songs by the hundred
     thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
@@ -734,7 +783,7 @@ class PipelineConfig(Settings):
 
     profile: Literal["auto", "cpu", "mps", "rtx3050", "a100_node"] = "auto"
     """The machine, as in training."""
-    source: tuple[Literal["darklyrics", "demo", "files"], ...] = ("demo",)
+    source: tuple[Literal["darklyrics", "genius", "files", "demo"], ...] = ("demo",)
     """Where songs come from, as in crawl."""
     artists: tuple[str, ...] = ()
     """Names, each in quotes, never split at commas."""

@@ -233,9 +233,11 @@ def _read_views(files: Iterable[Path]) -> list[Song]:
 
 
 def _read_store(path: Path) -> Iterator[Song]:
-    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies.
-    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies;
+    # where it cannot be, nobody else writes either, and no file beside it can be made.
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    mode = "mode=rw" if writable else "mode=ro&immutable=1"
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
         for key, line in db.execute("SELECT id, json FROM songs ORDER BY id"):
             try:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from backend.data.song import Song, song_id
+
 
 class Stanza(NamedTuple):
     """Lines that stand together."""
@@ -30,6 +32,54 @@ class Poem:
     title: str = ""
     author: str | None = None  # where its heading names one, as collections do
     stanzas: list[Stanza] = field(default_factory=list)
+
+
+# --- the books ------------------------------------------------------------------------------------
+
+SITE = "https://raw.githubusercontent.com/"  # www.gutenberg.org wants no robots; copies are here
+
+
+class Work(NamedTuple):
+    """A line of assets/verse_*.tsv. The commit names the very text, whatever is mended later."""
+
+    title: str
+    author: str
+    published: str
+    number: str  # Project Gutenberg's
+    repository: str
+    path: str
+    commit: str
+
+    @property
+    def url(self) -> str:
+        return f"{SITE}{self.repository}/{self.commit}/{self.path}"
+
+
+def works(text: str) -> list[Work]:
+    """The lines of such a list."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return [Work(*line.split("\t")) for line in lines]
+
+
+def songs(book: str, work: Work, fetched_at: str | None = None) -> list[Song]:
+    """The poems of a book as songs of an album."""
+    found = poems(book)
+    return [
+        Song(
+            id=song_id("gutenberg", f"{work.number}#{number}"),
+            source="gutenberg",
+            url=f"https://www.gutenberg.org/ebooks/{work.number}#{number}",
+            title=natural(poem.title),
+            kind="song",
+            artist=poem.author or one_author([work.author]),
+            album=work.title,
+            year=year(work.published),
+            track=number,
+            fetched_at=fetched_at,
+            lyrics=lyrics(poem.stanzas),
+        )
+        for number, poem in enumerate(found, 1)
+    ]
 
 
 # --- the text of a book -> poems ------------------------------------------------------------------

@@ -26,7 +26,7 @@ from backend.config.schema import BenchConfig
 from backend.errors import ConfigError
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
-from backend.training import bench_data, bench_model, bench_step, bench_train
+from backend.training import bench_crawl, bench_data, bench_model, bench_step, bench_train
 from backend.training.log import read_metrics
 from backend.training.measure import measure, python
 
@@ -158,6 +158,7 @@ SECTIONS: dict[str, Section] = {
     "generation": Section(bench_model.generation, ("nanogpt",)),
     "attention": Section(bench_model.attention, ("text",)),
     "lora": Section(bench_model.lora_memory),
+    "crawl": Section(bench_crawl.crawl),
     "clean": Section(bench_data.clean, ("songs",)),
     "bins": Section(bench_data.bins, ("text",)),
     "data": Section(bench_data.batches, ("songs",)),

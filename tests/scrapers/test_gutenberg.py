@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from backend.config.schema import CrawlConfig
 from backend.data.song import read_raw
+from backend.errors import DataError, UserError
+from backend.scrapers import crawl
 from backend.scrapers.crawl import main
-from backend.scrapers.gutenberg import Stanza, lyrics, natural, one_author, poems, year
+from backend.scrapers.gutenberg import Stanza, Work, lyrics, natural, one_author, poems, year
 from tests.conftest import ROOT
 
 BOOK = """\
@@ -272,3 +274,66 @@ def test_the_lists_of_works_name_each_book_once_with_the_very_text_that_is_meant
         assert year(published) < 1931
     held_out = {row[0] for row in rows["verse_held_out"]}
     assert not held_out & {row[0] for row in rows["verse_trained"]}
+
+
+# --- crawled --------------------------------------------------------------------------------------
+
+LISTED = [
+    Work("Songs of Many Kinds", "Various", "1885-90", "9136", "a/b_9136", "9136.txt", "c" * 40),
+    Work("Winds", "R. L. Stevenson", "1885", "9137", "a/b_9137", "9137-8.txt", "d" * 40),
+]
+
+
+@pytest.fixture
+def books(server, tmp_path, monkeypatch):
+    """books(...): a crawl of two listed books from a server of this machine."""
+    listed = tmp_path / "works.tsv"
+    lines = ["# title\tauthor", *("\t".join(work) for work in LISTED)]
+    listed.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(crawl, "WORKS", (listed,))
+    server.answer(f"/a/b_9136/{'c' * 40}/9136.txt", BOOK)
+    winds = BOOK.replace("kites", "k\u00eetes").replace("[Robert Burns]", "").encode("cp1252")
+    server.answer(f"/a/b_9137/{'d' * 40}/9137-8.txt", winds)
+
+    def run(**how):
+        how = {"delay_s": 0.0, "data_dir": str(tmp_path / "data")} | how
+        return main(CrawlConfig(source=("gutenberg",), base_url=server.address, **how))
+
+    return run
+
+
+def test_listed_books_are_crawled_into_songs_of_albums_once(books, server, tmp_path):
+    assert books().counts["songs"] == 8
+    found = {(song.album, song.title): song for song in read_raw(tmp_path / "data")}
+    rose = found["Songs of Many Kinds", "A Red, Red Rose"]
+    assert (rose.artist, rose.year, rose.source) == ("Robert Burns", 1885, "gutenberg")
+    assert rose.url == "https://www.gutenberg.org/ebooks/9136#2"
+    assert found["Songs of Many Kinds", "The Tyger"].artist is None  # a collection
+    wind = found["Winds", "The Wind"]
+    assert wind.artist == "R. L. Stevenson"
+    assert "k\u00eetes" in wind.lyrics
+    assert [path.rpartition("/")[2] for path in server.paths()] == ["9136.txt", "9137-8.txt"]
+    server.forget()
+    assert books().skipped
+    assert books(force=True).counts["new"] == 0
+    assert not server.paths()
+
+
+def test_authors_and_books_are_chosen_by_name_and_an_unknown_one_is_told(books, server):
+    assert books(artists=("r l stevenson",)).counts["songs"] == 4
+    with pytest.raises(DataError, match=r"'Windz' is not on the list of works; nearest: 'Winds'"):
+        books(artists=("Windz",))
+
+
+def test_a_book_that_is_gone_costs_no_other(books, server, capsys):
+    del server.scripts[f"/a/b_9136/{'c' * 40}/9136.txt"]
+    summary = books()
+    assert summary.counts["songs"] == 4
+    assert summary.counts["gone"] == 1
+
+
+def test_robots_txt_is_obeyed(books, server):
+    server.answer("/robots.txt", "User-agent: *\nDisallow: /a/")
+    with pytest.raises(UserError, match=r"robots\.txt does not allow"):
+        books()
+    assert not server.paths()
