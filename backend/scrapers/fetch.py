@@ -313,9 +313,9 @@ class Fetcher:
     def _request(self, url: str, headers: Mapping[str, str] | None) -> Page:
         """One request when its time has come, and the pace after it."""
         host = self.host
-        if (pause := host.not_before - time.monotonic()) > 0:
-            host.waited_s += pause
-            self.sleep(pause)
+        pause = max(0.0, host.not_before - time.monotonic())
+        host.waited_s += pause
+        self.sleep(pause)  # also for no time at all: whoever stops us is heard there
         self.requests += 1
         began = time.monotonic()
         well, seconds = False, 0.0

@@ -532,7 +532,7 @@ def test_ctrl_c_keeps_what_is_stored_and_the_next_run_goes_on(tmp_path, site, ru
     def ctrl_c():
         os.kill(os.getpid(), signal.SIGINT)
 
-    server = site(suppers=[{"before": ctrl_c, "drip_s": 0.4}])
+    server = site(suppers=[{"before": ctrl_c, "body": "a slow page", "drip_s": 0.4}])
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run()

@@ -314,7 +314,7 @@ def test_an_artist_whom_one_source_lacks_is_noted_and_one_whom_all_lack_is_an_er
     both = ("genius", "darklyrics")
     summary = run("Nobody At All", "Neonfähre", source=both)
     assert any("'Nobody At All' is not on Genius" in note for note in summary.notes)
-    with pytest.raises(DataError, match="unknown artists"):
+    with pytest.raises(DataError, match="unknown artist"):
         run("Nobody At All", source=both, data_dir=str(tmp_path / "none"))
 
 
