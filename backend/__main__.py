@@ -19,6 +19,7 @@ PROGRAMS = {
     "binarize": ("backend.data.binarize", schema.BinarizeConfig),
     "corpora": ("backend.data.corpora", schema.CorporaConfig),
     "train": ("backend.training.train", schema.TrainConfig),
+    "evaluate": ("backend.evaluation.evaluate", schema.EvaluateConfig),
     "sample": ("backend.training.sample", schema.SampleConfig),
     "export": ("backend.training.export", schema.ExportConfig),
     "bench": ("backend.training.bench", schema.BenchConfig),

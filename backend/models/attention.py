@@ -6,16 +6,16 @@ A kind (`attn_type`, `attn_scale`: config/kinds.py) is what the weights are; `by
 definition and works for all of them. Where the weights are a softmax, PyTorch's fused kernel (SDPA)
 computes the same and is taken where it is the faster one.
 
-Where several songs share a row, `documents` (B, S) may say which token is of which song: a token
-then sees its own song only. It stays at its place in the row: positions are not counted anew, and
-scale T divides by the length of the row.
+Where several songs share a row, a token sees its own song only (`of_documents`). It stays at its
+place in the row: positions are not counted anew, and scale T divides by the length of the row.
 
 Letters: B batch, T new tokens (queries), S all visible tokens (cached and new), C channels, nh
 heads, hs head size.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 
 import torch
@@ -29,7 +29,16 @@ QUERIES = 256  # queries of one block: a block never looks at keys that none of 
 
 
 class KVCache:
-    """Keys and values of the tokens so far, allocated once for a whole generation."""
+    """Keys and values of the tokens so far, allocated once for a whole generation.
+
+    Rows may hold different numbers of tokens; they then take one new token each:
+
+        row 0  k k k k k n .      n: where the new token goes
+        row 1  k k n . . . .      . hidden by `seen`
+    """
+
+    past: int | torch.Tensor  # tokens held: by every row alike, else (B, 1, 1, 1)
+    seen: torch.Tensor | None  # (B, 1, 1, S) what one more token sees, where rows differ
 
     def __init__(self, config: ModelConfig, batch_size: int, like: torch.Tensor) -> None:
         shape = (
@@ -39,26 +48,55 @@ class KVCache:
             config.block_size,
             config.n_embd // config.n_head,
         )
-        self.k, self.v = like.new_empty(shape), like.new_empty(shape)  # (L, B, nh, block_size, hs)
-        self.length = 0
-        self.last: torch.Tensor | None = None  # (B, 1) the newest id, for pairs of tokens
+        # (L, B, nh, block_size, hs); zeros, for what is not seen is still multiplied, by 0
+        self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
+        # (B, 1) the newest id, for pairs of tokens; -1 is none
+        self.last = torch.full((batch_size, 1), -1, device=like.device)
+        self.hold([0] * batch_size)
+
+    def hold(self, lengths: Sequence[int]) -> None:
+        """From now on row i holds its first lengths[i] tokens; what lies behind is forgotten."""
+        self.lengths = list(lengths)
+        if len(set(lengths)) == 1:
+            self.past, self.seen = lengths[0], None
+        else:
+            self.past = torch.tensor(lengths, device=self.k.device).view(-1, 1, 1, 1)
+            self.seen = torch.arange(max(lengths) + 1, device=self.k.device) <= self.past
 
     def append(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the new k, v (B, nh, T, hs) of a layer; returns all of them (B, nh, S, hs)."""
-        end = self.length + k.size(2)
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
+        if isinstance(self.past, int):
+            end = self.past + k.size(2)
+            self.k[layer, :, :, self.past : end] = k
+            self.v[layer, :, :, self.past : end] = v
+        else:
+            assert k.size(2) == 1, "rows of different lengths take one token each"
+            end = max(self.lengths) + 1
+            rows = torch.arange(k.size(0), device=k.device)
+            at = self.past.flatten()
+            self.k[layer][rows, :, at] = k[:, :, 0].to(self.k.dtype)
+            self.v[layer][rows, :, at] = v[:, :, 0].to(self.v.dtype)
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
     def advance(self, idx: torch.Tensor) -> None:
         """All layers have stored the tokens idx (B, T)."""
-        self.length += idx.size(1)
-        self.last = idx[:, -1:]
+        self.last[:] = idx[:, -1:]
+        self.hold([length + idx.size(1) for length in self.lengths])
 
-    def clear(self) -> None:
-        self.length, self.last = 0, None
+    def rows(self, first: int, end: int) -> "KVCache":
+        """Some of the rows, as a cache that shares their memory, but counts for itself."""
+        part = copy(self)
+        part.k, part.v = self.k[:, first:end], self.v[:, first:end]
+        part.last = self.last[first:end].clone()
+        part.hold(self.lengths[first:end])
+        return part
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """The first tokens of row `source` take the place of row `target`."""
+        self.k[:, target, :, :length] = self.k[:, source, :, :length]
+        self.v[:, target, :, :length] = self.v[:, source, :, :length]
 
 
 class CausalSelfAttention(nn.Module):
@@ -80,18 +118,19 @@ class CausalSelfAttention(nn.Module):
         self,
         x: torch.Tensor,
         cache: KVCache | None = None,
-        documents: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x (B, T, C), documents (B, T): each token sees only those of its own -> (B, T, C)"""
+        """x (B, T, C), seen (B, 1, T, T): what each token sees, None is all before -> (B, T, C)"""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, nh, hs)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
-        past = cache.length if cache else 0
+        past = cache.past if cache else 0
         q, k = (self.position.rotate(self.norm(a), past) for a in (q, k))
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, nh, S, hs)
+            seen = cache.seen
         p = self.p if self.training else 0.0
-        y = self.attend(q, k, v, self.position, p, documents)  # (B, nh, T, hs)
+        y = self.attend(q, k, v, self.position, p, seen, past)  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         out: torch.Tensor = self.resid_dropout(self.c_proj(y))
         return out  # (B, T, C)
@@ -106,12 +145,16 @@ class Learned(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
 
-    def rotate(self, x: torch.Tensor, past: int) -> torch.Tensor:
-        """Queries or keys x (B, nh, T, hs), of which the first stands at position `past`."""
+    def rotate(self, x: torch.Tensor, past: int | torch.Tensor) -> torch.Tensor:
+        """Queries or keys x (B, nh, T, hs), of which the first stands at position `past`; where
+        rows differ it is (B, 1, 1, 1), and T is 1."""
         return x
 
-    def bias(self, first: int, end: int, device: torch.device) -> torch.Tensor | None:
-        """What is added to the scores of the queries at first..end-1 (nh, end - first, end)."""
+    def bias(
+        self, first: int | torch.Tensor, end: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """What is added to the scores of the queries at first..end-1 (nh, end - first, end); of one
+        query a row, where rows differ: first (B, 1, 1, 1) -> (B, nh, 1, end)."""
         return None
 
 
@@ -130,8 +173,9 @@ class Rotary(Learned):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def rotate(self, x: torch.Tensor, past: int) -> torch.Tensor:
-        cos, sin = (t[past : past + x.size(2)] for t in (self.cos, self.sin))  # (T, hs / 2)
+    def rotate(self, x: torch.Tensor, past: int | torch.Tensor) -> torch.Tensor:
+        at = slice(past, past + x.size(2)) if isinstance(past, int) else past[..., 0]
+        cos, sin = self.cos[at], self.sin[at]  # (T, hs / 2) or (B, 1, 1, hs / 2)
         a, b = x.float().chunk(2, dim=-1)  # 2 x (B, nh, T, hs / 2)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
@@ -149,9 +193,12 @@ class Alibi(Learned):
         slopes += between[: config.n_head - power]  # where the heads are no power of two
         self.register_buffer("slopes", torch.tensor(slopes), persistent=False)  # (nh,)
 
-    def bias(self, first: int, end: int, device: torch.device) -> torch.Tensor | None:
+    def bias(
+        self, first: int | torch.Tensor, end: int, device: torch.device
+    ) -> torch.Tensor | None:
         at = torch.arange(end, device=device)
-        distance = (at[first:, None] - at).clamp(min=0)  # (end - first, end)
+        queries = at[first:, None] if isinstance(first, int) else first
+        distance = (queries - at).clamp(min=0)  # (end - first, end) or (B, 1, 1, end)
         return -self.slopes[:, None, None] * distance
 
 
@@ -182,9 +229,10 @@ class Softmax(nn.Module):
         v: torch.Tensor,
         position: Learned,
         dropout: float,
-        documents: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
+        past: int | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """q (B, nh, T, hs), k and v (B, nh, S, hs), documents (B, S) -> (B, nh, T, hs)"""
+        """q (B, nh, T, hs), k and v (B, nh, S, hs), seen (B, 1, T, S) -> (B, nh, T, hs)"""
         width = v.size(3)
         q, k, v = self.extend(q, k, v)
         T, S = q.size(2), k.size(2)
@@ -192,15 +240,15 @@ class Softmax(nn.Module):
         # rounded to bf16, which the keys' norms are too large for
         on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
         if on_cpu and torch.is_grad_enabled() and self.extend is _as_they_are:
-            return by_blocks(q, k, v, self.weights, position, dropout, documents)
-        bias = position.bias(S - T, S, q.device)
-        if bias is None and documents is None and T in (1, S):  # one new token sees everything
+            return by_blocks(q, k, v, self.weights, position, dropout, seen, past)
+        bias = position.bias(S - T if past is None else past, S, q.device)
+        if bias is None and seen is None and T in (1, S):  # one new token sees everything
             y = F.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=T > 1, scale=self.scale
             )
             return y[..., :width]
         # is_causal would align the mask to the first key, and here the last query sees the last key
-        mask = _mask(S - T, S, q, documents)  # (T, S) or (B, 1, T, S)
+        mask = _mask(S - T, S, q, seen)  # (T, S) or (B, 1, T, S)
         mask = mask if bias is None else mask + bias.to(q.dtype)  # (nh, T, S) or (B, nh, T, S)
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale
@@ -213,12 +261,12 @@ class Softmax(nn.Module):
         k: torch.Tensor,
         bias: torch.Tensor | None,
         length: int,
-        documents: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, or those of its
-        document: documents (B, S)."""
+        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, or what `seen`
+        (B, 1, T, S) says."""
         T, S = q.size(2), k.size(2)
-        scores = (q * self.scale) @ k.transpose(2, 3) + _mask(S - T, S, q, documents)
+        scores = (q * self.scale) @ k.transpose(2, 3) + _mask(S - T, S, q, seen)
         scores = scores if bias is None else scores + bias.to(q.dtype)
         weights: torch.Tensor = scores.softmax(dim=-1)
         return weights
@@ -248,10 +296,11 @@ class Kernel(nn.Module):
         v: torch.Tensor,
         position: Learned,
         dropout: float,
-        documents: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
+        past: int | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """q (B, nh, T, hs), k and v (B, nh, S, hs), documents (B, S) -> (B, nh, T, hs)"""
-        return by_blocks(q, k, v, self.weights, position, dropout, documents)
+        """q (B, nh, T, hs), k and v (B, nh, S, hs), seen (B, 1, T, S) -> (B, nh, T, hs)"""
+        return by_blocks(q, k, v, self.weights, position, dropout, seen, past)
 
     def weights(
         self,
@@ -259,10 +308,10 @@ class Kernel(nn.Module):
         k: torch.Tensor,
         bias: torch.Tensor | None,
         length: int,
-        documents: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, or those of its
-        document: documents (B, S); in an input of `length` tokens."""
+        """Weights (B, nh, T, S) of T queries, of which the last sees all S keys, or what `seen`
+        (B, 1, T, S) says; in an input of `length` tokens."""
         T, S = q.size(2), k.size(2)
         with torch.autocast(q.device.type, enabled=False):
             q, k = q.float(), k.float()
@@ -272,9 +321,9 @@ class Kernel(nn.Module):
                 scores = scores - lengths / 2  # = -|q - k|^2 / 2
             scores = scores * self.scale
             scores = scores if bias is None else scores + bias
-            visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-            if documents is not None:
-                visible = visible & _same(documents, S - T)  # (B, 1, T, S)
+            visible = seen
+            if visible is None:
+                visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
             if self.least > -math.inf:
                 below = (scores.detach() < self.least) & visible
                 alike = scores.numel() // visible.numel()  # scores that share one mask
@@ -291,7 +340,8 @@ def by_blocks(
     weights: Callable[..., torch.Tensor],
     position: Learned,
     dropout: float,
-    documents: torch.Tensor | None = None,
+    seen: torch.Tensor | None = None,
+    past: int | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weights times values, block by block of queries; the last query sees the last key.
 
@@ -304,19 +354,21 @@ def by_blocks(
         q: (B, nh, T, hs)
         k, v: (B, nh, S, hs), S >= T
         weights: of `Softmax` or `Kernel`
-        documents: (B, S) of which document each key is; a query sees only its own
+        seen: (B, 1, T, S) what each query sees; None is every key before it and its own
+        past: position of the first query, (B, 1, 1, 1) where rows differ; None is S - T
     Returns:
         (B, nh, T, hs)
     """
     T, S = q.size(2), k.size(2)
+    past = S - T if past is None else past
     parts = []
     for start in range(0, T, QUERIES):
         end = min(start + QUERIES, T)
-        first, seen = S - T + start, S - T + end
-        bias = position.bias(first, seen, q.device)
-        own = None if documents is None else documents[:, :seen]
-        w = weights(q[:, :, start:end], k[:, :, :seen], bias, S, own)  # (B, nh, end - start, seen)
-        parts.append(F.dropout(w, dropout).to(v.dtype) @ v[:, :, :seen])
+        last = S - T + end
+        bias = position.bias(past + start, last, q.device)
+        own = None if seen is None else seen[:, :, start:end, :last]
+        w = weights(q[:, :, start:end], k[:, :, :last], bias, S, own)  # (B, nh, end - start, last)
+        parts.append(F.dropout(w, dropout).to(v.dtype) @ v[:, :, :last])
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
@@ -382,16 +434,18 @@ def _rms(x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def _same(documents: torch.Tensor, first: int) -> torch.Tensor:
-    """Are the query at first..S-1 and the key of one document? (B, S) -> (B, 1, S - first, S)"""
-    return (documents[:, first:, None] == documents[:, None, :])[:, None]
+def of_documents(documents: torch.Tensor) -> torch.Tensor:
+    """What each token sees where it sees its own document only: (B, T) -> (B, 1, T, T)"""
+    same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    return same.tril()[:, None]
 
 
 def _mask(
-    first: int, end: int, like: torch.Tensor, documents: torch.Tensor | None = None
+    first: int, end: int, like: torch.Tensor, seen: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """0 where a query at first..end-1 sees a key, else minus infinity: (end - first, end), or
-    (B, 1, end - first, end) by documents (B, end)."""
+    """0 where a query at first..end-1 sees a key, else minus infinity: (end - first, end), or as
+    `seen` (B, 1, end - first, end) has it."""
+    if seen is not None:
+        return torch.zeros_like(seen, dtype=like.dtype).masked_fill(~seen, -torch.inf)
     rows = torch.full((end - first, end), -torch.inf, dtype=like.dtype, device=like.device)
-    rows = rows.triu(first + 1)
-    return rows if documents is None else rows.where(_same(documents, first), -torch.inf)
+    return rows.triu(first + 1)

@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.config.schema import ModelConfig
 from backend.data import tokenizers
+from backend.data.bins import Bins
 from backend.errors import CheckpointError, first_line
 from backend.models import huggingface, lora, nanogpt
 from backend.models.gpt import GPT
@@ -452,6 +453,27 @@ def load_tokenizer(source: Source) -> tokenizers.Tokenizer:
             "(python -m backend.data.binarize writes one)",
         )
     return tokenizers.load(file)
+
+
+def check_tokenizer(source: Source, bins: Bins) -> None:
+    """
+    Raises:
+        CheckpointError: the bins are of another tokenizer than the weights.
+    """
+    theirs = load_tokenizer(source)
+    if theirs.vocabulary() == bins.tokenizer.vocabulary():
+        return
+    raise CheckpointError(
+        f"{source} has another tokenizer ({theirs.kind}, {theirs.vocab_size:,} ids) than "
+        f"{bins.folder} ({bins.tokenizer.kind}, {bins.tokenizer.vocab_size:,} ids)",
+        why="its ids mean other characters",
+        mend=f"python -m backend.data.binarize --data_dir={bins.folder.parent} "
+        + (
+            "--tokenizer=gpt2"
+            if theirs.kind == "gpt2"
+            else f"--tokenizer_file={tokenizer_file(source)}"
+        ),
+    )
 
 
 def tokenizer_file(source: Source) -> Path:

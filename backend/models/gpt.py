@@ -20,7 +20,7 @@ from backend.config import kinds
 from backend.config.schema import ModelConfig
 from backend.data.batches import IGNORE as IGNORE
 from backend.errors import ConfigError
-from backend.models.attention import QUERIES, CausalSelfAttention, Kernel, KVCache
+from backend.models.attention import QUERIES, CausalSelfAttention, Kernel, KVCache, of_documents
 from backend.models.head import InPieces, in_pieces, softcapped
 
 HASH = 0x9E3779B1  # 2^32 / golden ratio: spreads neighbouring keys (Knuth, TAOCP 3, 6.4)
@@ -60,9 +60,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None
+        self, x: torch.Tensor, cache: KVCache | None, seen: torch.Tensor | None
     ) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), cache, documents)
+        x = x + self.attn(self.ln_1(x), cache, seen)
         out: torch.Tensor = x + self.mlp(self.ln_2(x))
         return out  # (B, T, C)
 
@@ -77,9 +77,11 @@ class Places(nn.Module):
     def forward(
         self, idx: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """idx (B, T) -> (T, C)"""
-        past = cache.length if cache else 0
-        return self.weight[past : past + idx.size(1)]
+        """idx (B, T) -> (T, C), or (B, 1, C) where the rows of the cache differ"""
+        past = cache.past if cache else 0
+        if isinstance(past, int):
+            return self.weight[past : past + idx.size(1)]
+        return self.weight[past[:, 0, 0]]
 
 
 class Pairs(nn.Module):
@@ -98,8 +100,7 @@ class Pairs(nn.Module):
         self, idx: torch.Tensor, cache: KVCache | None, documents: torch.Tensor | None = None
     ) -> torch.Tensor:
         """idx (B, T) -> (B, T, C)"""
-        last = cache.last if cache else None
-        last = torch.full_like(idx[:, :1], -1) if last is None else last
+        last = cache.last if cache else torch.full_like(idx[:, :1], -1)
         before = torch.cat([last, idx[:, :-1]], dim=1) + 1  # (B, T)
         if documents is not None:
             new = documents[:, 1:] != documents[:, :-1]
@@ -132,8 +133,9 @@ class Transformer(nn.Module):
         for table in self.tables:
             x = x + table(idx, cache, documents)
         x = self.drop(x)
+        seen = None if documents is None else of_documents(documents)  # (B, 1, T, T)
         for block in self.h:
-            x = block(x, cache, documents)
+            x = block(x, cache, seen)
         if cache is not None:
             cache.advance(idx)
         out: torch.Tensor = self.ln_f(x)
@@ -183,6 +185,7 @@ class GPT(nn.Module):
         targets: torch.Tensor | None = None,
         cache: KVCache | None = None,
         documents: torch.Tensor | None = None,
+        last: bool = False,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits for every position; where targets are given, the mean loss in their place.
 
@@ -191,11 +194,14 @@ class GPT(nn.Module):
             targets: (B, T) ids, IGNORE where there is no loss.
             cache: keys and values of earlier tokens; it grows by T.
             documents: (B, T) numbers; a token sees only those before it that have its own.
+            last: logits (B, 1, V) of the last position only.
         Returns:
             logits (B, T, V) and None, or None and the loss () in nats
         """
         assert cache is None or documents is None, "a cache does not know its tokens' documents"
         x = self.transformer(idx, cache, documents)  # (B, T, C)
+        if last:
+            x = x[:, -1:]
         # the padding of the matrix is cut off, so it never shares in the softmax
         if targets is not None and in_pieces(x):
             weight = self.lm_head.weight[: self.vocab_size]

@@ -240,19 +240,7 @@ def build(config: TrainConfig, bins: Bins, source: Source | None, *, resumed: bo
     shape, vocab_size = config.part(ModelConfig), bins.tokenizer.vocab_size
     if source is None:
         return GPT(shape, vocab_size)
-    theirs = checkpoint.load_tokenizer(source)
-    if theirs.vocabulary() != bins.tokenizer.vocabulary():
-        raise CheckpointError(
-            f"{source} has another tokenizer ({theirs.kind}, {theirs.vocab_size:,} ids) than "
-            f"{bins.folder} ({bins.tokenizer.kind}, {vocab_size:,} ids)",
-            why="its ids mean other characters",
-            mend=f"python -m backend.data.binarize --data_dir={bins.folder.parent} "
-            + (
-                "--tokenizer=gpt2"
-                if theirs.kind == "gpt2"
-                else f"--tokenizer_file={checkpoint.tokenizer_file(source)}"
-            ),
-        )
+    checkpoint.check_tokenizer(source, bins)
     adapted = resumed and "lora" in checkpoint.facts_of(source)
     weights = checkpoint.read(source, merge=not adapted)
     changes = {key: getattr(shape, key) for key in MAY_CHANGE}

@@ -25,7 +25,7 @@ from backend.config.schema import PRESETS, BenchConfig, ModelConfig
 from backend.data.tokenizers import CharTokenizer
 from backend.errors import ConfigError
 from backend.models import lora
-from backend.models.generation import tokens
+from backend.models.generation import Row, Sampling, generate
 from backend.models.gpt import GPT, n_params
 from backend.report import table
 from backend.runtime import keep_freed_memory
@@ -173,10 +173,8 @@ def _written(B: int, new: int) -> float:
             do_sample=True, top_k=K, pad_token_id=0,
         )  # fmt: skip
     else:
-        generators = [torch.Generator().manual_seed(i) for i in range(B)]
-        for _ in tokens(
-            peer, ids, max_new_tokens=new, temperature=1.0, k=K, generators=generators
-        ):  # fmt: skip
+        rows = [Row(row, seed, left=new) for seed, row in enumerate(ids.tolist())]
+        for _ in generate(peer, rows, Sampling(top_k=K)):
             pass
     return B * new / (time.perf_counter() - began)
 

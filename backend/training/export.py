@@ -23,11 +23,11 @@ from backend.config.schema import ExportConfig
 from backend.data import tokenizers
 from backend.data.tokenizers import END_OF_TEXT, UNKNOWN, Tokenizer
 from backend.errors import CheckpointError, ConfigError, NetworkError, first_line
+from backend.evaluation.compare import read_metrics
 from backend.models import checkpoint, huggingface, nanogpt
 from backend.models.checkpoint import Source
 from backend.models.weights import Weights
 from backend.storage import Stage, Summary, packages, write_json
-from backend.training.log import read_metrics
 
 VERSION = 1
 TOLERANCE = 1e-4  # of logits in fp32 between two implementations; of large ones, this share

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from backend.evaluation.compare import read_rows
 from backend.storage import atomic_write
-from backend.training.log import read_rows
 
 
 class Health:

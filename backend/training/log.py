@@ -7,12 +7,11 @@
 No torch here: the flow reads a run without loading it.
 """
 
-import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Self
 
 from backend.errors import ConfigError
 from backend.evaluation.baselines import Baseline, find
+from backend.evaluation.compare import read_metrics, read_rows, smoothed
 from backend.report import Report
 from backend.storage import atomic_write, write_json
 from backend.training.screen import clock
@@ -127,7 +127,7 @@ def _cut(path: Path, step: int) -> None:
     keep = [
         row
         for row in read_rows(path)
-        if row["step"] < step or (row["step"] == step and row.get("split") != "val")
+        if row["step"] < step or (row["step"] == step and row.get("split") == "train")
     ]
     with atomic_write(path) as file:
         file.writelines(json.dumps(row) + "\n" for row in keep)
@@ -147,24 +147,6 @@ def read_status(out_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .jsonl, none where there is no file; a last line cut off by a crash is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def read_metrics(out_dir: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl."""
-    return read_rows(out_dir / "metrics.jsonl")
 
 
 # --- trackers ------------------------------------------------------------------------------------
@@ -278,14 +260,6 @@ def plot_loss(out_dir: Path, baselines: Mapping[str, Baseline] | None = None) ->
         figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)
     return path
-
-
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Mean over the fiftieth of the values around each, fewer near the ends so that it never lags;
-    few values stay as they are."""
-    sums, n = [0.0, *itertools.accumulate(values)], len(values)
-    reach = [min(i, n - 1 - i, n // 100) for i in range(n)]
-    return [(sums[i + k + 1] - sums[i - k]) / (2 * k + 1) for i, k in enumerate(reach)]
 
 
 def add_training(

@@ -20,7 +20,7 @@ from backend.config.schema import SampleConfig
 from backend.data.song import header, split_header
 from backend.errors import ConfigError
 from backend.models import checkpoint
-from backend.models.generation import complete
+from backend.models.generation import Sampling, complete
 from backend.runtime import detect
 from backend.storage import Stage, Summary, atomic_write, sha256
 
@@ -76,16 +76,18 @@ def main(config: SampleConfig) -> Summary:
         songs = complete(
             compiled,
             prompt,
+            Sampling(
+                temperature=config.temperature,
+                top_k=config.top_k,
+                never=[
+                    *(i for i in tokenizer.never_sampled() if i < model.vocab_size),
+                    *range(tokenizer.vocab_size, model.vocab_size),  # ids that no text has
+                ],
+            ),
             eot=eot,
             seeds=seeds,
             keep=len(front),
             max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            k=config.top_k,
-            never=[
-                *(i for i in tokenizer.never_sampled() if i < model.vocab_size),
-                *range(tokenizer.vocab_size, model.vocab_size),  # ids that no text has
-            ],
         )
 
     digest = sha256(source.files[0])

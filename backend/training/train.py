@@ -28,10 +28,12 @@ from backend.config.schema import TrainConfig
 from backend.data.batches import IGNORE, Batch, Songs, Windows, check_size, open_batches, prefetched
 from backend.data.bins import Bins
 from backend.errors import CheckpointError, ConfigError, Terminated
+from backend.evaluation import tasks
 from backend.evaluation.baselines import baselines
-from backend.evaluation.loss import split_loss
+from backend.evaluation.compare import read_metrics
+from backend.evaluation.loss import random_loss, split_loss
 from backend.models import checkpoint
-from backend.models.generation import complete
+from backend.models.generation import Sampling, complete
 from backend.models.gpt import GPT, flops_per_token, n_params
 from backend.report import Report
 from backend.runtime import Runtime, detect
@@ -44,7 +46,6 @@ from backend.training.log import (
     Wandb,
     add_training,
     plot_loss,
-    read_metrics,
 )  # fmt: skip
 from backend.training.screen import Progress, Screen, mfu, step_line
 from backend.training.stopping import Stopping
@@ -60,6 +61,7 @@ NOT_THE_EXPERIMENT = {
     "eval_only",
     "dry_run",
     "health",
+    "hellaswag_samples",
     "log_interval",
     "log_to",
     "wandb_log",
@@ -98,6 +100,8 @@ def main(config: TrainConfig) -> Summary:
 def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> Summary:
     """The whole run; `stack` is closed by the caller."""
     _check_trackers(config)
+    if config.hellaswag_samples:
+        tasks.check("hellaswag")
     bins = Bins.open(config.dataset)
     config = begin.spelt_out(config)
     looking = config.eval_only or config.dry_run  # writes nothing
@@ -301,6 +305,19 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
                             loss=val.loss, bpc=val.bpc, train_loss=mean,
                         )  # fmt: skip
                     loss_sum, loss_n = 0.0, 0
+                if config.hellaswag_samples:
+                    asked = tasks.hellaswag(
+                        model, bins.tokenizer, runtime, most=config.hellaswag_samples,
+                        between=leave_if_asked,
+                    )  # fmt: skip
+                    if log:
+                        log.row(
+                            step=step, epoch=_epoch(tokens_done, bins), split="hellaswag", **asked
+                        )
+                    progress.say(
+                        f"step {step:>6}  HellaSwag {asked['acc_norm']:.4f} of {asked['n']:,} "
+                        f"(acc {asked['acc']:.4f}); chance is 0.25"
+                    )
                 mark = "  (best)" if improved else ""
                 progress.say(
                     f"step {step:>6}  validation {val.loss:.4f} nats/token, {val.bpc:.4f} "
@@ -534,19 +551,7 @@ def _random_loss(
         config.batches, bins, seed=_draw(config.seed + 1, step), block_size=config.block_size,
         document_mask=config.document_mask,
     )  # fmt: skip
-    total = 0.0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for i in range(config.eval_iters):
-            x, y, documents = (
-                None if t is None else t.to(runtime.device)
-                for t in draw.take(i, done=i * batch_size, of=batch_size, rows=range(batch_size))
-            )
-            with runtime.autocast():
-                total += model(x, y, documents=documents)[1].item()
-    model.train(was_training)
-    return total / config.eval_iters
+    return random_loss(model, draw, runtime, iters=config.eval_iters, batch_size=batch_size)
 
 
 def _draw(*numbers: int) -> int:
@@ -573,12 +578,10 @@ def _show_sample(
     [(ids, _)] = complete(
         model,
         [tokenizer.eot],
+        Sampling(temperature=0.8, never=tokenizer.never_sampled()),
         eot=tokenizer.eot,
         seeds=[config.seed],
         max_new_tokens=config.sample_chars,
-        temperature=0.8,
-        k=None,
-        never=tokenizer.never_sampled(),
     )
     text = tokenizer.decode(ids)
     if out_dir:

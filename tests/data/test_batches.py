@@ -31,7 +31,7 @@ def numbered(*sizes, vocab_size=None):
     ends = np.cumsum(sizes)
     n = int(ends[-1]) + 1
     index = np.stack([ends - sizes, ends - sizes + 1], axis=1).astype(np.uint64)
-    split = Split(np.arange(1, n + 1, dtype=np.uint32), index, len(sizes), n)
+    split = Split(np.arange(1, n + 1, dtype=np.uint32), index, len(sizes), n, n)
     tokenizer = SimpleNamespace(eot=EOT, vocab_size=vocab_size or n + 1)
     return Bins(Path("data/x/char"), tokenizer, split, split, "song", "", ("train.bin",))
 
@@ -544,7 +544,7 @@ def test_a_split_shorter_than_a_block_is_told_with_a_block_size_that_fits(demo):
 
 def test_for_songs_the_shortest_corpus_will_do_but_not_an_empty_one():
     check_size(numbered(3), 1024, "songs")
-    empty = Split(np.array([EOT], np.uint16), np.zeros((0, 2), np.uint64), 0, 0)
+    empty = Split(np.array([EOT], np.uint16), np.zeros((0, 2), np.uint64), 0, 0, 0)
     bins = Bins(Path("data/x/char"), SimpleNamespace(), empty, empty, "song", "", ())
     with pytest.raises(DataError, match="no song"):
         check_size(bins, 8, "songs")

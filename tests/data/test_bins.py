@@ -464,6 +464,7 @@ def test_a_document_without_header_or_text_is_found_too():
         np.array([[0, 1], [1, 3], [4, 5]], np.uint64),
         3,
         3,
+        3,
     )
     found = [[part.tolist() for part in split.document(i)] for i in range(3)]
     assert found == [[[], []], [[1], [2]], [[], [3]]]

@@ -1,6 +1,7 @@
 """The floor under every figure, against a count by hand."""
 
 import json
+import lzma
 import math
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from backend.data.song import CleanSong, write_songs
 from backend.errors import DataError
 from backend.evaluation import baselines as module
 from backend.evaluation.baselines import Baseline, baselines, find
+from backend.evaluation.ngram import NGram
 
 
 @pytest.fixture
@@ -53,6 +55,34 @@ def test_uniform_and_unigram_are_those_of_a_count_by_hand(bins, chunk, monkeypat
     assert found["unigram"].loss == pytest.approx(nats / n)
     assert found["unigram"].bpc == pytest.approx(nats / bits)
     assert found["unigram"].loss < found["uniform"].loss
+
+
+def test_the_slow_ones_are_those_of_the_texts_and_are_asked_for(bins, monkeypatch):
+    quick = baselines(bins)
+    assert set(quick) == {"uniform", "unigram"}
+    found = baselines(bins, counted=lambda: module.ngram(bins))
+    assert set(found) == {"uniform", "unigram", "5-gram", "xz"}
+    model = NGram(bins.train.tokens[:], bins.tokenizer.vocab_size)
+    nats = model.nats(bins.val.tokens[:])
+    ends = [*bins.val.index[1:, 0], len(bins.val.tokens) - 1]
+    by_song = sum(
+        nats[int(text) : int(end) + 1].sum()
+        for text, end in zip(bins.val.index[:, 1], ends, strict=True)
+    )
+    assert found["5-gram"].loss == pytest.approx(by_song / by_hand(bins)[1])
+    monkeypatch.setattr(module, "CHUNK", 7)
+    assert module._ngram_nats(bins, model) == pytest.approx(by_song)
+
+    def text(split):
+        songs = (bins.tokenizer.decode(split.document(i)[1].tolist()) for i in range(split.songs))
+        return "".join(f"{song}\n\n" for song in songs).encode()
+
+    more = len(lzma.compress(text(bins.train) + text(bins.val))) - len(
+        lzma.compress(text(bins.train))
+    )
+    assert found["xz"].bpc == pytest.approx(8 * more / bins.val.chars)
+    assert found["xz"].loss is None
+    assert baselines(bins) == found  # kept
 
 
 def test_they_are_kept_beside_the_bins_and_made_anew_for_other_bins(bins):

@@ -14,7 +14,7 @@ from backend.data.song import CleanSong, write_songs
 from backend.errors import DataError
 from backend.evaluation import loss
 from backend.evaluation.loss import _windows, split_loss
-from backend.models.gpt import GPT, IGNORE
+from backend.models.gpt import GPT
 from backend.runtime import Runtime, detect
 
 EOT = 49
@@ -33,6 +33,7 @@ def make_split(lengths):
         np.array(index, dtype=np.uint64).reshape(-1, 2),
         len(lengths),
         sum(text for _, text in lengths),
+        2 * sum(text for _, text in lengths),
     )
 
 
@@ -54,6 +55,8 @@ def test_a_uniform_model_scores_log_v_for_every_text_token_and_the_end():
     assert got.tokens == (40 + 1) + (7 + 1) + (1 + 1)
     assert got.loss == pytest.approx(math.log(50))
     assert got.bpc == pytest.approx(got.tokens * math.log2(50) / 48)
+    assert got.bpb == pytest.approx(got.bpc / 2)
+    assert got.perplexity == pytest.approx(50)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -77,10 +80,10 @@ def test_a_song_within_the_block_scores_its_text_given_its_header(model, batch_s
 def test_every_text_token_is_scored_once(lengths):
     split = make_split(lengths)
     scored = []
-    for ids, targets in _windows(split, 16):
-        assert len(ids) <= 16
-        for at in np.flatnonzero(targets != IGNORE):
-            scored.append(int(targets[at]))
+    for song, start, stop, first in _windows(split, 16):
+        assert 0 < stop - start <= 16
+        assert split.index[song, 0] <= start < first
+        scored += split.tokens[first : stop + 1].tolist()
     expected = []
     for (_, text), end in zip(
         split.index, [*split.index[1:, 0], len(split.tokens) - 1], strict=True
@@ -89,12 +92,38 @@ def test_every_text_token_is_scored_once(lengths):
     assert scored == expected
 
 
-def test_every_scored_token_sees_half_a_block_or_all_that_there_is():
+@pytest.mark.parametrize(("stride", "least"), [(None, 8), (1, 16), (12, 4), (16, 1), (99, 1)])
+def test_every_scored_token_sees_what_the_stride_leaves_or_all_that_there_is(stride, least):
     header = 5
-    windows = _windows(make_split([(header, 90)]), 16)
-    seen = [at + 1 for _, targets in windows for at in np.flatnonzero(targets != IGNORE)]
+    windows = _windows(make_split([(header, 90)]), 16, stride)
+    seen = [at - start for _, start, stop, first in windows for at in range(first, stop + 1)]
     assert len(seen) == 91
-    assert all(n >= min(8, 1 + header + position) for position, n in enumerate(seen))
+    assert all(n >= min(least, 1 + header + position) for position, n in enumerate(seen))
+
+
+def test_a_stride_of_one_scores_each_token_with_the_block_before_it(model):
+    split = make_split([(3, 40)])
+    ids = torch.from_numpy(split.tokens.astype(np.int64))
+    expected = 0.0
+    for at in range(4, len(ids)):
+        logs = model(ids[None, max(0, at - 16) : at])[0][0, -1].log_softmax(-1)
+        expected -= logs[ids[at]].item()
+    alone = detect(device="cpu")
+    assert split_loss(model, split, alone, stride=1).nats == pytest.approx(expected, rel=1e-5)
+    assert split_loss(model, split, alone).nats != pytest.approx(expected, rel=1e-5)
+
+
+def test_songs_are_scored_each_by_itself(model):
+    alone = detect(device="cpu")
+    got = split_loss(model, make_split([(4, 9), (0, 60), (7, 1)]), alone)
+    assert got.songs.shape == (3,)
+    split = make_split([(4, 9), (0, 60), (7, 1)])
+    for i in range(3):
+        start, text = map(int, split.index[i])
+        end = int(split.index[i + 1, 0]) if i < 2 else len(split.tokens) - 1
+        index = np.array([[0, text - start]], dtype=np.uint64)
+        one = Split(split.tokens[start : end + 1], index, 1, end - text, 1)
+        assert split_loss(model, one, alone).nats == pytest.approx(got.songs[i], rel=1e-5)
 
 
 def test_scoring_changes_neither_mode_nor_random_state(model):
@@ -106,7 +135,7 @@ def test_scoring_changes_neither_mode_nor_random_state(model):
 
 
 def test_an_empty_split_is_a_sentence(model):
-    empty = Split(np.array([EOT], dtype=np.uint16), np.zeros((0, 2), dtype=np.uint64), 0, 0)
+    empty = Split(np.array([EOT], dtype=np.uint16), np.zeros((0, 2), dtype=np.uint64), 0, 0, 0)
     with pytest.raises(DataError, match="validation split is empty"):
         split_loss(model, empty, detect(device="cpu"))
 
@@ -149,6 +178,6 @@ def test_shares_of_several_processes_add_up_after_as_many_forwards_each(
     for rank in range(processes):
         us = replace(alone, rank=rank, world_size=processes)
         shares.append(split_loss(model, split, us, batch_size=3))
-    assert sum(share.nats for share in shares) == pytest.approx(whole.nats, rel=1e-12)
+    assert sum(share.songs for share in shares) == pytest.approx(whole.songs, rel=1e-12)
     assert sum(share.tokens for share in shares) == whole.tokens
     assert len({forwards.count(rank) for rank in range(processes)}) == 1

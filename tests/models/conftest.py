@@ -29,6 +29,15 @@ def random_weights(vocab_size=50, **shape):
     return Weights(model.config, vocab_size, {k: v.clone() for k, v in model.weights().items()})
 
 
+def slide(context, keep, block_size):
+    """The rule for a context that is full, as README tells it: the header, and the last half."""
+    if len(context) <= block_size:
+        return context
+    half = max(1, block_size // 2)
+    keep = min(keep, half // 2)
+    return context[:keep] + context[len(context) - (half - keep) :]
+
+
 @pytest.fixture
 def config():
     return ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32)

@@ -20,9 +20,11 @@ from backend.models.attention import (
     Rotary,
     Softmax,
     by_blocks,
+    of_documents,
 )
-from backend.models.generation import complete, slide
+from backend.models.generation import Sampling, complete
 from backend.models.gpt import GPT
+from tests.models.conftest import slide
 
 FREE = ("none", "row", "row_sqrt", "norm", "T")
 POINTWISE = ("none", "row", "row_sqrt", "T")
@@ -409,7 +411,7 @@ def test_songs_in_one_row_have_the_outputs_and_gradients_of_each_alone(
     x = torch.randn(2, 14, 16, requires_grad=True)
     toward = torch.randn(2, 14, 16)
     wanted = [x, *layer.parameters()]
-    packed = layer(x, None, numbers())
+    packed = layer(x, None, of_documents(numbers()))
     gradients = torch.autograd.grad(packed, wanted, toward)
     apart = [layer(alone(x, row, start, end, scale))[0, : end - start] for row, start, end in SPANS]
     torch.testing.assert_close(packed.flatten(0, 1), torch.cat(apart), atol=1e-5, rtol=1e-4)
@@ -439,12 +441,12 @@ def test_in_bf16_songs_in_one_row_are_those_of_fp32_within_its_rounding(kind, sc
     layer = one_layer(settings(kind, scale, position))
     x = torch.randn(2, 14, 16, requires_grad=True)
     toward = torch.randn(2, 14, 16)
-    exact = layer(x, None, numbers())
+    exact = layer(x, None, of_documents(numbers()))
     [expected] = torch.autograd.grad(exact, [x], toward)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = layer(x, None, numbers())
+        rough = layer(x, None, of_documents(numbers()))
         with torch.no_grad():
-            fused = layer(x, None, numbers())
+            fused = layer(x, None, of_documents(numbers()))
     assert rough.dtype == fused.dtype == torch.bfloat16
     [gradient] = torch.autograd.grad(rough, [x], toward.bfloat16())
     for ours, theirs in ((rough, exact), (fused, exact), (gradient, expected)):
@@ -472,14 +474,14 @@ def test_without_documents_softmax_takes_the_kernel_that_needs_no_mask(monkeypat
     q, k, v = qkv(14, 14)
     module(q, k, v, place, 0.0)
     assert masks == [None]
-    module(q, k, v, place, 0.0, numbers())
+    module(q, k, v, place, 0.0, of_documents(numbers()))
     assert masks[1].shape == (2, 1, 14, 14)
 
 
 def test_scores_of_other_songs_are_not_counted_as_outside_the_domain():
     module, place = attend("GKpoly-2", hs=1, heads=2)
     q, k = torch.zeros(2, 2, 14, 1), torch.full((2, 2, 14, 1), 3.0)  # scores of -4.5
-    module(q, k, k, place, 0.0, numbers())
+    module(q, k, k, place, 0.0, of_documents(numbers()))
     pairs = sum(n * (n + 1) // 2 for sizes in SIZES for n in sizes)
     assert module.outside.tolist() == [2 * pairs, 2 * pairs]
 
@@ -501,7 +503,7 @@ def assert_cached_is_uncached(model):
         for sizes in ((1,) * 12, (3, 1, 6, 2)):
             cache = KVCache(model.config, 2, model.lm_head.weight)
             parts = [model(part, cache=cache)[0] for part in idx.split(sizes, dim=1)]
-            assert cache.length == 12
+            assert cache.lengths == [12, 12]
             torch.testing.assert_close(torch.cat(parts, 1), expected, atol=2e-4, rtol=1e-3)
 
 
@@ -529,7 +531,8 @@ def test_a_cleared_cache_is_a_new_one(bigram):
     cache = KVCache(model.config, 1, model.lm_head.weight)
     with torch.no_grad():
         model(torch.randint(V, (1, 9)), cache=cache)
-        cache.clear()
+        cache.hold([0])
+        cache.last[:] = -1
         torch.testing.assert_close(model(idx, cache=cache)[0], model(idx)[0])
 
 
@@ -546,15 +549,16 @@ def test_scale_t_changes_earlier_rows_and_says_that_it_cannot_be_cached(kind, po
 @pytest.mark.e2e
 def test_a_model_that_cannot_be_cached_writes_what_reading_it_all_again_says(kind, position):
     model = decided(settings(kind, "T", position))
-    context, expected = torch.tensor([[1, 2, 3, 4]]), []
+    context, expected = [1, 2, 3, 4], []
     with torch.no_grad():
         for _ in range(20):
-            if context.size(1) > 16:
-                context = slide(context, 2, 16)
-            expected.append(model(context)[0][0, -1].argmax().item())
-            context = torch.cat([context, torch.tensor([[expected[-1]]])], dim=1)
-    settings_ = dict(eot=None, seeds=[0], max_new_tokens=20, temperature=0, k=None, keep=2)
-    assert complete(model, [1, 2, 3, 4], **settings_) == [(expected, "length")]
+            context = slide(context, keep=2, block_size=16)
+            expected.append(model(torch.tensor([context]))[0][0, -1].argmax().item())
+            context = [*context, expected[-1]]
+    settings_ = dict(eot=None, seeds=[0], max_new_tokens=20, keep=2)
+    assert complete(model, [1, 2, 3, 4], Sampling(temperature=0), **settings_) == [
+        (expected, "length")
+    ]
 
 
 # --- GKpoly --------------------------------------------------------------------------------------

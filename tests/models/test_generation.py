@@ -1,218 +1,284 @@
-"""Generation: cached equals uncached, seeds stand alone, and the context slides as it says."""
+"""Generation: cached equals uncached, rows stand alone, and samplers do what their papers say."""
+
+import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from backend.config.kinds import KINDS, POSITIONS, problems
 from backend.config.schema import PRESETS, ModelConfig
-from backend.models.generation import complete, draw, forbid, slide, tokens, top_k
+from backend.models.generation import (
+    Row,
+    Sampling,
+    choose,
+    complete,
+    draw,
+    forbid,
+    generate,
+    min_p,
+    room,
+    top_k,
+    top_p,
+)
 from backend.models.gpt import GPT
+from tests.models.conftest import slide
 
-EOT = 49
+EOT, BLOCK, V = 49, 16, 50
+MODERN = PRESETS["modern"] | {"bigram": 64}
+CASES = {
+    f"{kind} {position}": dict(attn_type=kind.replace("poly", "poly-4"), position=position)
+    for kind in KINDS
+    for position in POSITIONS
+    if not [*problems(kind.replace("poly", "poly-4"), None, position)]
+} | {
+    "GK norm": dict(attn_type="GK", attn_scale="norm", position="alibi"),
+    "uncached": dict(attn_type="GK", attn_scale="T"),
+    "modern": MODERN,
+    "modern, uncached": MODERN | dict(attn_type="PA_sigmoid", attn_scale="T"),
+    "all pairs": dict(bigram=10_000, qk_norm=True, position="alibi", n_head=3, n_embd=24),
+}
 
 
-def uncached(model, prompt, n, keep, temperature=0.0, seed=0):
-    """Tokens by running the whole context each time, with the same sliding rule."""
-    context, found = torch.tensor([prompt]), []
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n):
-        if context.size(1) > model.config.block_size:
-            context = slide(context, keep, model.config.block_size)
-        logits = model(context)[0][0, -1]
-        token = logits.argmax().item()
+def decided(**changes):
+    """A model of this kind whose every part matters."""
+    shape = dict(block_size=BLOCK, n_layer=2, n_head=4, n_embd=32) | changes
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(**shape), V).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.3)
+    return model
+
+
+@torch.no_grad()
+def reference(model, prompt, n, *, keep=0, seed=0, temperature=0.9, said=None, refused=None):
+    """The whole context for every token, by the rule, with nothing kept between them.
+
+    said: {number of tokens drawn: tokens put behind it}; refused: at these numbers the last two
+    tokens are taken back, once, and the first of them is not drawn there again."""
+    said, refused = dict(said or {}), set(refused or ())
+    context, found, draws, forbidden = list(prompt), [], random.Random(seed), {}
+    while len(found) < n:
+        context = slide(context, keep, model.config.block_size)
+        logits = model(torch.tensor([context]))[0][0, -1]
+        if len(found) in forbidden:
+            logits[forbidden[len(found)]] = -torch.inf
         if temperature:
-            weights = (logits / temperature).softmax(0)
-            token = torch.multinomial(weights, 1, generator=generator).item()
+            mass = (logits / temperature).double().softmax(0).cumsum(0)
+            token = int(torch.searchsorted(mass, draws.random() * mass[-1].item(), right=True))
+        else:
+            token = logits.argmax().item()
         found.append(token)
-        context = torch.cat([context, torch.tensor([[token]])], dim=1)
+        context = [*context, token]
+        if len(found) in refused:
+            refused.remove(len(found))
+            forbidden = {len(found) - 2: found[-2]}
+            del found[-2:], context[-2:]
+        elif len(found) in said:
+            context += said.pop(len(found))
     return found
 
 
-@pytest.mark.parametrize("length", [1, 7, 32])
-def test_cached_equals_uncached_past_the_context_window(model, length):
-    prompt = torch.randint(49, (length,)).tolist()
-    got = [
-        ids.item()
-        for ids in tokens(
-            model, torch.tensor([prompt]), max_new_tokens=80, temperature=0, k=None,
-            generators=[torch.Generator()], keep=3,
-        )
-    ]  # fmt: skip
-    assert got == uncached(model, prompt, 80, keep=3)
+def prompts(*lengths):
+    draws = random.Random(7)
+    return [[draws.randrange(EOT) for _ in range(n)] for n in lengths]
 
 
-MODERN = PRESETS["modern"] | {"bigram": 64}
-KINDS = {
-    "rotary": dict(position="rotary"),
-    "alibi": dict(position="alibi"),
-    "qk_norm": dict(qk_norm=True),
-    "pairs": dict(bigram=10_000),  # one row for each
-    "hashed pairs": dict(bigram=64),
-    "modern": MODERN,
-    "alibi, by blocks": dict(position="alibi", attn_type="GK", attn_scale="row"),
-    "modern, by blocks": MODERN | dict(attn_type="GK"),
-    "alibi and pairs": dict(position="alibi", bigram=64, qk_norm=True, n_head=3, n_embd=24),
-}
-UNCACHED = {
-    "SM": dict(attn_type="GK", attn_scale="T"),
-    "relu": dict(attn_type="PA_relu", attn_scale="T"),
-    "modern": MODERN | dict(attn_type="PA_sigmoid", attn_scale="T"),
-}
+@pytest.mark.parametrize("settings_", CASES.values(), ids=CASES)
+def test_rows_of_all_lengths_write_together_what_each_writes_alone_without_a_cache(settings_):
+    # past the window, and more rows than places: those that come late take the places of others
+    model = decided(**settings_)
+    assert model.cacheable != (settings_.get("attn_scale") == "T")
+    rows = [
+        Row(list(prompt), seed=i, left=25 + i, keep=2)
+        for i, prompt in enumerate(prompts(1, 5, 5, BLOCK, 40))
+    ]
+    expected = [reference(model, row.ids, row.left, keep=2, seed=row.seed) for row in rows]
+    got = {id(row): [] for row in rows}
+    for row, token in generate(model, rows, Sampling(temperature=0.9), at_once=3):
+        got[id(row)].append(token)
+        assert row.ids[-1] == token  # as they come
+    assert [*got.values()] == expected
+    assert all(len(set(ids)) > 5 for ids in expected)  # one token alone any cache would give
 
 
-@pytest.fixture
-def of_kind():
-    """of_kind(settings): a model of this kind that is decided, no part of it zero."""
-
-    def build(settings):
-        shape = dict(block_size=32, n_layer=2, n_head=4, n_embd=32)
-        torch.manual_seed(0)
-        model = GPT(ModelConfig(**(shape | settings)), vocab_size=50).eval()
-        with torch.no_grad():
-            for weight in model.parameters():
-                if weight.dim() > 1:
-                    weight.normal_(std=0.3)
-        return model
-
-    return build
-
-
-def drawn(model, prompt, n, keep, temperature, seed=0):
-    """Tokens as generation gives them."""
-    steps = tokens(
-        model, torch.tensor([prompt]), max_new_tokens=n, temperature=temperature, k=None,
-        generators=[torch.Generator().manual_seed(seed)], keep=keep,
-    )  # fmt: skip
-    return [ids.item() for ids in steps]
+@pytest.mark.parametrize("name", ["SM learned", "SM rotary", "SM alibi", "GK learned", "modern"])
+def test_what_a_reader_says_and_takes_back_is_as_if_it_had_been_so(name):
+    model = decided(**CASES[name])
+    said, refused = {4: [1, 2, 3], 11: [9], 20: [8, 7]}, {3, 9, 15, 22}
+    rows = [Row(list(p), seed=i, left=30, keep=1) for i, p in enumerate(prompts(3, 9, 3))]
+    how = dict(keep=1, said=said, refused=refused)
+    expected = [reference(model, row.ids, 30, seed=row.seed, **how) for row in rows]
+    got = {id(row): [] for row in rows}
+    left = {id(row): (dict(said), set(refused)) for row in rows}
+    for row, token in generate(model, rows, Sampling(temperature=0.9)):
+        found, (to_say, to_refuse) = got[id(row)], left[id(row)]
+        found.append(token)
+        if len(found) in to_refuse:
+            to_refuse.remove(len(found))
+            row.take_back(2)
+            row.forbidden.setdefault(len(row.ids), set()).add(found[-2])
+            del found[-2:]
+        elif len(found) in to_say:
+            row.say(to_say.pop(len(found)))
+    assert [*got.values()] == expected
 
 
-@pytest.mark.parametrize("temperature", [0, 0.9])
-@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-def test_cached_equals_uncached_past_the_window_for_every_part(of_kind, settings, temperature):
-    model = of_kind(settings)
-    assert model.cacheable
-    prompt = torch.randint(49, (7,)).tolist()
-    got = drawn(model, prompt, 80, keep=3, temperature=temperature, seed=5)
-    assert got == uncached(model, prompt, 80, keep=3, temperature=temperature, seed=5)
-    assert len(set(got)) > (5 if temperature else 1)  # one token alone any cache would give
+def test_taking_back_more_than_the_window_holds_begins_a_new_one():
+    model = decided()
+    row = Row(prompts(12)[0], seed=1, left=40)
+    for _ in generate(model, [row], Sampling()):
+        if len(row.ids) == 40:
+            row.take_back(30)
+            break
+    ids = list(row.ids)
+    row.left = 6
+    row.draws = random.Random(2)
+    for _ in generate(model, [row], Sampling(temperature=0.9)):
+        pass
+    assert row.ids[len(ids) :] == reference(model, ids, 6, seed=2)
 
 
-@pytest.mark.parametrize("temperature", [0, 0.9])
-@pytest.mark.parametrize("settings", UNCACHED.values(), ids=UNCACHED)
-def test_a_model_scaled_by_the_length_reads_its_whole_context_for_every_token(
-    of_kind, settings, temperature
-):
-    model = of_kind(settings)
-    assert not model.cacheable
-    prompt = torch.randint(49, (7,)).tolist()
-    got = drawn(model, prompt, 80, keep=3, temperature=temperature, seed=5)
-    assert got == uncached(model, prompt, 80, keep=3, temperature=temperature, seed=5)
-    assert len(set(got)) > (5 if temperature else 1)
+def test_greedy_and_cached_is_greedy_and_uncached():
+    model = decided()
+    [(ids, finish)] = complete(
+        model, [1, 2, 3], Sampling(temperature=0), eot=None, seeds=[0], max_new_tokens=60, keep=2
+    )
+    assert ids == reference(model, [1, 2, 3], 60, keep=2, temperature=0)
+    assert finish == "length"
 
 
-@pytest.mark.parametrize("length", [1, 32, 90])
-def test_any_length_of_prompt_will_do_for_a_modern_model(of_kind, length):
-    model = of_kind(MODERN)
-    prompt = torch.randint(49, (length,)).tolist()
-    got = drawn(model, prompt, 50, keep=3, temperature=0.9)
-    assert got == uncached(model, prompt, 50, keep=3, temperature=0.9)
+def test_a_header_that_fills_the_block_does_not_push_the_newest_tokens_out():
+    row = Row([*range(17)], seed=0, left=1, keep=15)
+    row.fit(BLOCK)
+    assert row.context() == [0, 1, 2, 3, 13, 14, 15, 16]
+    assert slide([*range(17)], 15, BLOCK) == row.context()
 
 
-@pytest.mark.parametrize("settings", [MODERN, UNCACHED["relu"]], ids=["modern", "uncached"])
-def test_a_seed_of_a_modern_model_gives_the_same_song_alone_and_among_others(of_kind, settings):
-    model = of_kind(settings)
-    how = dict(eot=EOT, max_new_tokens=60, temperature=1.0, k=None)
-    together = complete(model, [EOT, 3, 4], seeds=[5, 6, 7], **how)
-    assert together == [complete(model, [EOT, 3, 4], seeds=[s], **how)[0] for s in (5, 6, 7)]
-    assert len({tuple(ids) for ids, _ in together}) == 3
+def test_rows_beyond_the_room_wait_and_a_large_model_takes_fewer(monkeypatch):
+    model = decided()
+    a_row = 2 * 2 * BLOCK * 32 * 4
+    monkeypatch.setattr("backend.models.generation.ROOM", 3 * a_row)
+    assert room(model) == 3
+    monkeypatch.setattr("backend.models.generation.ROOM", 1)
+    assert room(model) == 1
 
 
-def test_a_model_without_an_end_of_text_never_ends_by_itself(model):
-    with torch.no_grad():  # the end of text is the likeliest by far, whatever the context
+# --- ends ----------------------------------------------------------------------------------------
+
+
+def likes(token, by):
+    """A model that draws this token the more often, whatever the context."""
+    model = decided(tied_head=False)
+    with torch.no_grad():
         model.transformer.ln_f.weight.zero_()
         model.transformer.ln_f.bias.fill_(1.0)
-        model.lm_head.weight[EOT] = 1.0
-    settings = dict(seeds=[1, 2], max_new_tokens=50, temperature=1.0, k=None)
-    assert complete(model, [1], eot=None, **settings) == [([EOT] * 50, "length")] * 2
-    assert complete(model, [1], eot=EOT, **settings) == [([], "end")] * 2
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[token] = by / 32
+    return model
 
 
-def test_a_seed_gives_the_same_song_alone_and_among_others(model):
-    settings = dict(eot=EOT, max_new_tokens=60, temperature=1.0, k=None)
-    together = complete(model, [EOT, 3, 4], seeds=[5, 6, 7], **settings)
-    alone = [complete(model, [EOT, 3, 4], seeds=[s], **settings)[0] for s in (5, 6, 7)]
-    assert together == alone
-    assert len({tuple(ids) for ids, _ in together}) == 3
+def test_a_model_without_an_end_of_text_never_ends_by_itself():
+    model = likes(EOT, 40)
+    how = dict(seeds=[1, 2], max_new_tokens=50)
+    assert complete(model, [1], Sampling(), eot=None, **how) == [([EOT] * 50, "length")] * 2
+    assert complete(model, [1], Sampling(), eot=EOT, **how) == [([], "end")] * 2
 
 
-def test_a_song_ends_at_the_end_of_text_and_says_so(model):
-    with torch.no_grad():
-        model.lm_head.weight[EOT] += 1.0
-    songs = complete(
-        model, [1], eot=EOT, seeds=list(range(8)), max_new_tokens=200, temperature=1.0, k=None
-    )
-    assert all(EOT not in ids for ids, _ in songs)
-    for ids, finish in songs:
-        assert finish == ("length" if len(ids) == 200 else "end")
-    assert any(finish == "end" for _, finish in songs)
+def test_a_song_ends_at_the_end_of_text_and_says_so_and_the_others_go_on():
+    model = likes(EOT, 1.0)
+    how = dict(eot=EOT, max_new_tokens=60)
+    together = complete(model, [1], Sampling(), seeds=range(20), **how)
+    assert together == [complete(model, [1], Sampling(), seeds=[s], **how)[0] for s in range(20)]
+    for ids, finish in together:
+        assert EOT not in ids
+        assert finish == ("length" if len(ids) == 60 else "end")
+    assert len({len(ids) for ids, _ in together}) > 5
 
 
-def test_a_prompt_longer_than_the_block_is_cut_in_its_middle_not_refused(model):
-    settings = dict(eot=EOT, seeds=[1], max_new_tokens=12, temperature=0, k=None, keep=2)
-    [(ids, _)] = complete(model, list(range(48)), **settings)
-    [(expected, _)] = complete(model, [0, 1, *range(34, 48)], **settings)
-    assert ids == expected
-
-
-def test_forbidden_ids_are_never_drawn(model):
-    never = list(range(40))
-    [(ids, _)] = complete(
-        model, [45], eot=EOT, seeds=[3], max_new_tokens=100, temperature=2.0, k=None, never=never
-    )
-    assert ids
-    assert not set(ids) & set(never)
-
-
-def test_generation_leaves_the_random_state_and_the_mode_alone(model):
-    model.train()
+def test_generation_leaves_the_random_state_and_the_mode_alone():
+    model = decided().train()
     before = torch.get_rng_state()
-    complete(model, [1, 2], eot=EOT, seeds=[9], max_new_tokens=10, temperature=1.0, k=5)
+    complete(model, [1, 2], Sampling(top_k=5), eot=EOT, seeds=[9], max_new_tokens=10)
     assert model.training
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_temperature_zero_takes_the_likeliest_and_tiny_ones_do_not_overflow():
+# --- samplers ------------------------------------------------------------------------------------
+
+LOGITS = st.lists(
+    st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=6), min_size=1, max_size=3
+).map(torch.tensor)
+
+
+def kept(logits):
+    return logits > -torch.inf
+
+
+@settings(deadline=None)
+@given(LOGITS, st.integers(1, 8), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_top_k_top_p_and_min_p_keep_what_those_of_transformers_keep(logits, k, p, least):
+    values, ids = top_k(logits, k)
+    mine = torch.full_like(logits, -torch.inf).scatter(1, ids, values)
+    theirs = TopKLogitsWarper(k)(None, logits.clone())
+    ties = logits == logits.topk(min(k, 6)).values[:, -1:]  # theirs keep all that tie, ours k
+    assert torch.equal(kept(mine) | ties, kept(theirs) | ties)
+    assert (kept(mine).sum(1) == min(k, 6)).all()
+    assert (ids.diff(dim=1) > 0).all()
+
+    likely = logits.softmax(1)
+    close = (likely.sort(descending=True).values.cumsum(1) - p).abs().min() < 1e-5
+    if not close and all(len(set(row)) == 6 for row in likely.tolist()):
+        assert torch.equal(kept(top_p(logits, p)), kept(TopPLogitsWarper(p)(None, logits.clone())))
+    if ((likely - least * likely.amax(1, keepdim=True)).abs() > 1e-6).all():
+        theirs = MinPLogitsWarper(least)(None, logits.clone())
+        assert torch.equal(kept(min_p(logits, least)), kept(theirs))
+
+
+def test_values_that_mean_nothing_is_left_out_leave_all_and_extreme_ones_the_likeliest():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, -torch.inf]])
+    for same in (top_k(logits, None)[0], top_k(logits, 99)[0], top_p(logits, 1), min_p(logits, 0)):
+        assert torch.equal(same, logits)
+    assert kept(top_p(logits, 0.0)).tolist() == [[False, True, False], [True, False, False]]
+    assert kept(min_p(logits, 1.0)).tolist() == [[False, True, False], [True, True, False]]
+
+
+def test_forbidden_ids_are_not_drawn_unless_nothing_else_is_left():
+    logits = torch.tensor([1.0, 2.0, -torch.inf])
+    assert kept(forbid(logits, [1])).tolist() == [True, False, False]
+    assert torch.equal(forbid(logits, [0, 1]), logits)
+    assert torch.equal(logits, torch.tensor([1.0, 2.0, -torch.inf]))
+
+
+def row(**changes):
+    return Row([0], seed=3, left=1, **changes)
+
+
+def test_temperature_zero_takes_the_likeliest_tiny_ones_do_too_and_huge_ones_draw_all():
     logits = torch.tensor([[1.0, 3.0, 2.0]])
-    for temperature in (0.0, 1e-8):
-        assert draw(logits, temperature, [torch.Generator()]).item() == 1
+    for temperature in (0.0, 1e-8, 1e-3):
+        assert choose(logits, Sampling(temperature=temperature), [row()]) == [1]
+    one = row()
+    seen = {choose(logits, Sampling(temperature=1e30), [one])[0] for _ in range(60)}
+    assert seen == {0, 1, 2}
 
 
-def test_top_k_keeps_k_and_ignores_a_k_beyond_the_vocabulary():
-    logits = torch.tensor([[1.0, 3.0, 2.0]])
-    assert top_k(logits, 2).isinf().tolist() == [[True, False, False]]
-    assert torch.equal(top_k(logits, 99), logits)
-    assert torch.equal(top_k(logits, None), logits)
+def test_what_is_never_drawn_a_bias_and_what_is_forbidden_apply_to_their_rows_alone():
+    logits = torch.zeros(3, 4)
+    rows = [row(), row(bias=torch.tensor([0.0, 0, 9, 0])), row(forbidden={1: {1, 2}, 2: {0}})]
+    how = Sampling(temperature=0, never=[0])
+    assert choose(logits, how, rows) == [1, 2, 3]
+    assert torch.equal(logits, torch.zeros(3, 4))
 
 
-def test_drawing_follows_the_probabilities():
-    logits = torch.log(torch.tensor([[0.7, 0.2, 0.1]])).expand(4000, 3)
-    generator = torch.Generator().manual_seed(0)
-    counts = draw(logits, 1.0, [generator] * 4000).bincount(minlength=3) / 4000
-    assert counts.tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.03)
-    sharper = draw(logits, 0.5, [generator] * 4000).bincount(minlength=3) / 4000
-    assert sharper[0] > 0.85  # 0.49 / 0.54
-
-
-def test_forbid_does_not_touch_its_argument():
-    logits = torch.zeros(1, 3)
-    assert forbid(logits, [1]).isinf().tolist() == [[False, True, False]]
-    assert torch.equal(logits, torch.zeros(1, 3))
-
-
-def test_sliding_keeps_the_header_and_the_last_half():
-    context = torch.arange(33)[None]
-    assert slide(context, 3, 32)[0].tolist() == [0, 1, 2, *range(20, 33)]
-
-
-def test_a_long_header_does_not_push_the_newest_tokens_out():
-    context = torch.arange(33)[None]
-    assert slide(context, 30, 32)[0].tolist() == [*range(8), *range(25, 33)]
+def test_drawing_follows_the_probabilities_and_never_takes_what_has_none():
+    logits = torch.log(torch.tensor([[0.7, 0.2, 0.0, 0.1]])).expand(4000, 4)
+    draws = random.Random(0)
+    counts = draw(logits, [draws.random() for _ in range(4000)]).bincount(minlength=4) / 4000
+    assert counts.tolist() == pytest.approx([0.7, 0.2, 0.0, 0.1], abs=0.03)
+    ends = draw(logits[:2], [0.0, 1 - 2**-53])
+    assert ends.tolist() == [0, 3]

@@ -275,7 +275,7 @@ def test_generation_from_a_checkpointed_model_keeps_its_cache():
     with torch.no_grad():
         cache = KVCache(model.config, 1, model.lm_head.weight)
         parts = [model(ids[:, :4], cache=cache)[0], model(ids[:, 4:], cache=cache)[0]]
-    assert cache.length == 6
+    assert cache.lengths == [6]
     assert torch.allclose(torch.cat(parts, dim=1), expected, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from backend.data import binarize
 from backend.data.tokenizers import ByteBPE, CharTokenizer
 from backend.errors import CheckpointError, ConfigError
 from backend.models import checkpoint, huggingface
-from backend.models.generation import complete
+from backend.models.generation import Sampling, complete
 from backend.models.gpt import GPT
 from backend.models.weights import Weights
 from backend.storage import sha256, write_json
@@ -332,7 +332,7 @@ def test_a_model_of_nanogpts_characters_starts_on_a_new_line_and_goes_to_the_end
 
     def continued(prompt):
         drawn = complete(
-            model, prompt, eot=None, seeds=[1337, 1338], max_new_tokens=40, temperature=1.0, k=200,
+            model, prompt, Sampling(top_k=200), eot=None, seeds=[1337, 1338], max_new_tokens=40,
             keep=1,
         )  # fmt: skip
         return ["".join(SHAKESPEARES[i] for i in ids) for ids, _ in drawn]
@@ -352,8 +352,8 @@ def test_a_model_of_nanogpts_characters_goes_on_from_a_prompt(tmp_path):
     [rows] = songs(tmp_path / "models/tale")
     header = CHARS.encode("\nartist: Anon\n\n").tolist()
     [(ids, _)] = complete(
-        model, [*header, *CHARS.encode("O tide").tolist()], eot=None, seeds=[0], max_new_tokens=40,
-        temperature=0, k=None, keep=len(header),
+        model, [*header, *CHARS.encode("O tide").tolist()], Sampling(temperature=0), eot=None,
+        seeds=[0], max_new_tokens=40, keep=len(header),
     )  # fmt: skip
     assert rows[0]["text"] == "O tide" + CHARS.decode(ids)
     assert rows[0]["artist"] == "Anon"
@@ -398,8 +398,8 @@ def test_a_model_with_an_end_of_text_starts_from_it_wherever_it_comes_from(tmp_p
         sample.main(config(out_dir=str(place), temperature=0.0, num_samples=1))
         [[row]] = songs(place)
         [(ids, finish)] = complete(
-            model, [CHARS.eot], eot=CHARS.eot, seeds=[0], max_new_tokens=40, temperature=0, k=None,
-            keep=1, never=[CHARS.unknown],
+            model, [CHARS.eot], Sampling(temperature=0, never=[CHARS.unknown]), eot=CHARS.eot,
+            seeds=[0], max_new_tokens=40, keep=1,
         )  # fmt: skip
         assert (row["text"], row["finish"]) == (CHARS.decode(ids), finish)
 
