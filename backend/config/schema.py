@@ -231,9 +231,10 @@ class BinarizeConfig(Settings):
 
     data_dir: str = "data/darklyrics"
     """The corpus folder with data.json."""
-    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
+    tokenizer: Literal["char", "gpt2", "bpe", "lyrics-base"] = "char"
     """char: one token a character, nanoGPT's ids. gpt2: GPT-2's BPE, for finetuning its weights.
-    bpe: one trained on the songs to train on, see vocab_size."""
+    bpe: one trained on the songs to train on, see vocab_size. lyrics-base: that of our own weights
+    of this name, for finetuning them."""
     vocab_size: int = 4096
     """Tokens of a trained BPE; its folder is bpe<vocab_size>."""
     tokenizer_file: str | None = None
@@ -548,10 +549,14 @@ class RunConfig(Settings):
     """The run folder."""
     init_from: str = "scratch"
     """scratch; resume (continue out_dir's run exactly); auto (resume an unfinished run with the
-    same settings, nothing for a finished one, else scratch); or whose weights start a new run at
-    step 0: gpt2, gpt2-medium, gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging
-    Face folder, nanoGPT's ckpt.pt; finetune is the old word for out_dir's own run, into
+    same settings, nothing for a finished one, else base or scratch); or whose weights start a new
+    run at step 0: lyrics-base (this project's own, of English verse), gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging Face folder, nanoGPT's
+    ckpt.pt; finetune is the old word for out_dir's own run, into
     <out_dir>-finetune."""
+    base: str | None = None
+    """With init_from=auto: the weights that a new run starts from, named as in init_from; none:
+    fresh ones. So one command begins a finetuning, goes on with it, and knows when it is done."""
     checkpoint: str = "best"
     """Which step of another run to start from: best, last or a step number."""
     overwrite: bool = False
@@ -592,6 +597,8 @@ class RunConfig(Settings):
     """Run name at wandb; None is the name of out_dir."""
 
     def problems(self) -> Iterator[str]:
+        if self.base and self.init_from == "scratch":
+            yield f"init_from = scratch has no base; --init_from={self.base} begins from it"
         yield from _at_least(self, 1, "eval_interval", "log_interval")
         yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience", "hellaswag_samples")
 
@@ -657,8 +664,8 @@ class EvaluateConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
-    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     only: tuple[Literal["loss", "lyrics", "hellaswag", "lambada"], ...] = ("loss", "lyrics")
@@ -724,8 +731,8 @@ class SampleConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run (nanoGPT's word); or gpt2[-medium|-large|-xl], another hub id, the
-    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run (nanoGPT's word); or lyrics-base, gpt2[-medium|-large|-xl],
+    another hub id, the folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     start: str = ""
@@ -839,13 +846,15 @@ class ExportConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
-    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     format: Literal["hf", "nanogpt", "safetensors"] = "hf"
     """hf: a folder for transformers, with a model card. nanogpt: a ckpt.pt. safetensors: for this
     project, every kind of attention included."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of the safetensors format; bfloat16 takes half the room, and rounds them."""
     export_dir: str | None = None
     """Where to; none is <out_dir>/export-<format>."""
     push_to_hub: str | None = None
@@ -856,6 +865,8 @@ class ExportConfig(Settings):
     """Do it again though weights, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
+        if self.dtype != "float32" and self.format != "safetensors":
+            yield f"dtype = {self.dtype} is for format = safetensors"
         if self.push_to_hub and self.format != "hf":
             yield f"push_to_hub sends Hugging Face folders; format = {self.format}"
         if self.public and not self.push_to_hub:

@@ -38,10 +38,14 @@ def main(config: BinarizeConfig) -> Summary:
 def _binarize(config: BinarizeConfig) -> Summary:
     source = Path(config.data_dir) / "data.json"
     given = Path(config.tokenizer_file) if config.tokenizer_file else None
+    if config.tokenizer == "lyrics-base":
+        given = tokenizers.LYRICS_BASE / "tokenizer.json"
+        if not given.is_file():
+            raise DataError(f"lyrics-base is not whole: no {given}", mend=tokenizers.RESTORE)
     tokenizer = tokenizers.load(given) if given else None
     size = str(config.vocab_size) if config.tokenizer == "bpe" and not given else ""
     name = tokenizers.folder(config.tokenizer, config.vocab_size)
-    if tokenizer and given:
+    if tokenizer and given and config.tokenizer != "lyrics-base":
         name = f"{tokenizer.kind}-{_owner(given)}"
     folder = Path(config.data_dir) / name
     restore(folder)
