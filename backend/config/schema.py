@@ -225,13 +225,16 @@ class CleanConfig(Settings):
             yield f"near_duplicate = {self.near_duplicate} must be from 0.5 to 1"
 
 
+Tokens = Literal["char", "gpt2", "bpe", "lyrics-base"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BinarizeConfig(Settings):
     """Binarize: data.json -> <data_dir>/<tokenizer>/{train,val}.bin"""
 
     data_dir: str = "data/darklyrics"
     """The corpus folder with data.json."""
-    tokenizer: Literal["char", "gpt2", "bpe", "lyrics-base"] = "char"
+    tokenizer: Tokens = "char"
     """char: one token a character, nanoGPT's ids. gpt2: GPT-2's BPE, for finetuning its weights.
     bpe: one trained on the songs to train on, see vocab_size. lyrics-base: that of our own weights
     of this name, for finetuning them."""
@@ -977,11 +980,13 @@ class PipelineConfig(Settings):
     """Corpus data/<dataset>; none is the name of the source."""
     run: str | None = None
     """Run out/<run>; none is the name of the dataset."""
-    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
-    """Tokens, as in binarize; bpe is of 4,096."""
+    tokenizer: Literal["auto", "char", "gpt2", "bpe", "lyrics-base"] = "auto"
+    """Tokens, as in binarize; bpe is of 4,096. auto: those that config names; without one those of
+    lyrics-base, where its weights are there and the songs are in English, else char."""
     config: str | None = None
-    """The training recipe. None goes by the corpus: config/lyrics_small.py where there are less
-    than 300,000 characters to train on, else config/lyrics_cpu.py."""
+    """The training recipe. None goes by tokens and corpus: config/finetune_lyrics_base.py for those
+    of lyrics-base; config/lyrics_small.py where there are less than 300,000 characters to train on,
+    else config/lyrics_cpu.py."""
     train_overrides: tuple[str, ...] = ()
     """Keys of training on top of the recipe: --train_overrides max_iters=500 n_layer=6."""
     num_samples: int = 3
