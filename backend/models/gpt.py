@@ -288,7 +288,8 @@ def training_gb(model: GPT, batch_size: int, *, checkpointing: bool = False) -> 
     Weights take 4 bytes, those that are trained 12 more (gradient and AdamW's two moments). For the
     backward pass autograd keeps, counted on a CPU in fp32, 17 to 20 C values a token and layer; the
     attention matrices where they are not fused away, one more for each squaring; and the logits
-    three times. bf16 needs less. With activation checkpointing only what enters a block is kept,
+    three times, though a CPU makes its loss in pieces: the estimate is high there, of a large
+    vocabulary. bf16 needs less. With activation checkpointing only what enters a block is kept,
     and all of one block, the one that is just computed again.
     """
     config, T = model.config, model.config.block_size

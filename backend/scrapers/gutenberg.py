@@ -101,9 +101,8 @@ NOTE = re.compile(
 )
 MARK = re.compile(r"\[(?:\d{1,3}|[A-Z*])\]|\^\{?\d{1,3}\}?|(?<=[\w.,;:!?])\*+(?=\s|$)")
 LINE_NUMBER = re.compile(r"\s{2,}\[?\d{1,4}\]?$")
-ENTRY = re.compile(
-    r"(?:\.\s?){4,}|\s{2,}[\divxlc]{1,6}$|^(?:\d+|[IVXLC]+)\.?\s{2,}\S"
-)  # of contents
+# Of contents: dots, a page, a number before.
+ENTRY = re.compile(r"(?:\.\s?){4,}|\s{2,}[\divxlc]{1,6}$|^(?:\d+|[IVXLC]+)\.?\s{2,}\S")
 ONE_ENTRY = re.compile(r"\s{4,}\d{1,3}$")
 NUMBERED = re.compile(r"\d{1,2}\.?\s+(?=\W?[A-Z])")  # a stanza of a hymn
 PART = re.compile(r"\W*(?:(?:part|canto|book)\s+)?(?:[IVXLC]+|\d{1,3})\W*", re.IGNORECASE)
@@ -113,7 +112,8 @@ CHORUS = re.compile(  # alone on its line, or before the first words
     re.IGNORECASE,
 )
 TUNE = re.compile(r"\W*(?:tune|air|to the tune|words by|music by)\b", re.IGNORECASE)
-SIGNED = re.compile(r"(?:(?:[A-Z][\w.'’-]*|\d{4}|of|de|and|&)[,.]?\s?)+")
+WORD = r"(?:[A-Z][\w.'’-]*|\d{4}\.?|of|de|and|&),?"
+SIGNED = re.compile(rf"{WORD}(?: {WORD})*")  # Isaac Watts, 1707. AMEN.
 BY = re.compile(r"\W*by\s+(?:the\s)?(.+)", re.IGNORECASE)
 POET = re.compile(r"\s*\[([A-Z][^\[\]]+)\]$")  # City Roofs. [Charles Hanson Towne]
 NOT_A_POEM = re.compile(

@@ -227,6 +227,11 @@ def test_only_a_book_of_one_author_has_an_artist():
     assert [year(text) for text in ("1842-86", "before 1926", "", None)] == [1842, 1926, None, None]
 
 
+def test_a_line_of_capitals_takes_no_time():
+    book = "THE TITLE\n\n" + "A line,\n" * 4 + "\n" + "A" * 60 + "!\n"
+    assert len(poems(book)) == 1
+
+
 @given(st.text(alphabet="AaZz .,[]-\n\r\t1I_*{}—", max_size=400))
 def test_no_book_breaks_it_and_no_line_is_blank(text):
     for poem in poems(text):
