@@ -3,8 +3,11 @@
     UserError               the user must change something: a sentence, no traceback, exit 2
     ├── ConfigError         a key, a value, a config file
     ├── DataError           songs, bins, tokenizers
-    ├── NetworkError        a site that cannot be reached, or that says no
-    │   └── PageError       a page that came, and does not hold what it should
+    ├── NetworkError        a site that cannot be reached, or answers with nonsense
+    │   ├── PageError       a page that came, and does not hold what it should
+    │   │   └── Gone        a page that is not there, and asking again will not bring it
+    │   └── Blocked         a site that refuses us
+    │       └── HostStopped  one that we have stopped asking
     └── CheckpointError     a run folder, weights
     Terminated              SIGTERM, as Ctrl-C is KeyboardInterrupt: exit 143, everything saved
 
@@ -47,6 +50,18 @@ class NetworkError(UserError):
 
 class PageError(NetworkError):
     """A page came and does not hold what it should: the site changed, or it is another page."""
+
+
+class Gone(PageError):
+    """404 or 410, or a page that says so of itself."""
+
+
+class Blocked(NetworkError):
+    """The site refuses us. Never the same as "this song has no lyrics"."""
+
+
+class HostStopped(Blocked):
+    """A host that refuses us, or has trouble, again and again: it is asked nothing more."""
 
 
 class CheckpointError(UserError):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -56,27 +56,39 @@ def alone(folder: Path) -> Iterator[None]:
     """No other program writes in this folder meanwhile; what a killed one left half done goes.
 
     Raises:
-        UserError: another is at work there.
+        UserError: another is at work there; which one, and since when.
     """
     if sys.platform == "win32" or not folder.is_dir():  # a folder cannot be locked there
         yield
         return
     import fcntl
 
-    handle = os.open(folder, os.O_RDONLY)
+    handle, holder = os.open(folder, os.O_RDONLY), folder / ".held-by"
+    held = False
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:  # else it is a file system without locks
+                who = ""
+                with suppress(OSError):  # it ended this moment
+                    who = f": {holder.read_text(encoding='utf-8')}"
                 raise UserError(
-                    f"another program is writing in {folder}", mend="wait until it is done"
+                    f"another program is writing in {folder}{who}", mend="wait until it is done"
                 ) from None
         for half in folder.glob(".tmp-*"):
             if half.is_file():  # a folder of that name is a checkpoint's to clean
                 half.unlink()
+        with suppress(OSError):  # a folder to read from
+            program = Path(sys.argv[0]).stem
+            holder.write_text(f"{program}, process {os.getpid()} on {platform.node()}, since "
+                              f"{time.strftime('%F %T')}", encoding="utf-8")  # fmt: skip
         yield
     finally:
+        with suppress(OSError):
+            if held:
+                holder.unlink(missing_ok=True)
         os.close(handle)  # and with it the lock
 
 

@@ -37,7 +37,7 @@ def lyrics_pipeline(
     path: str | None = None,
     dataset: str | None = None,
     run: str | None = None,
-    tokenizer: str = "char",
+    tokenizer: str = "auto",
     config: str | None = None,
     train_overrides: list[str] | None = None,
     num_samples: int = 3,

@@ -7,23 +7,27 @@ and then the task ends as Skipped. A mistake of the user ends as Failed with its
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from backend.config.loader import load
 from backend.config.schema import (
     BinarizeConfig,
     CleanConfig,
     CrawlConfig,
     PipelineConfig,
     SampleConfig,
+    Tokens,
+    TrainConfig,
 )
 from backend.data import binarize as binarize_stage
 from backend.data import clean as clean_stage
 from backend.data import tokenizers
+from backend.data.song import read_songs
 from backend.errors import UserError
 from backend.scrapers import crawl as crawl_stage
 from backend.storage import Summary
@@ -82,7 +86,7 @@ def clean(config: PipelineConfig) -> State[Any]:
 @task(cache_policy=NO_CACHE)
 def binarize(config: PipelineConfig) -> State[Any]:
     settings = BinarizeConfig(
-        data_dir=str(data_dir(config)), tokenizer=config.tokenizer, force=config.force
+        data_dir=str(data_dir(config)), tokenizer=tokenizer(config), force=config.force
     )
     return _ended(lambda: binarize_stage.main(settings))
 
@@ -104,8 +108,9 @@ def sample(config: PipelineConfig) -> State[Any]:
 
 def train_command(config: PipelineConfig) -> list[str]:
     """What a person would type after `python -m`."""
-    begin = ["--init_from=scratch", "--overwrite"] if config.force else ["--init_from=auto"]
-    bins = data_dir(config) / tokenizers.folder(config.tokenizer, VOCAB_SIZE)
+    bins = data_dir(config) / tokenizers.folder(tokenizer(config), VOCAB_SIZE)
+    scratch = "lyrics-base" if bins.name == "lyrics-base" else "scratch"
+    begin = [f"--init_from={scratch}", "--overwrite"] if config.force else ["--init_from=auto"]
     return [
         "backend.training.train",
         config.config or _recipe(bins),
@@ -117,8 +122,26 @@ def train_command(config: PipelineConfig) -> list[str]:
     ]
 
 
+def tokenizer(config: PipelineConfig) -> Tokens:
+    """Whose tokens: as said, else the recipe's; without one lyrics-base's, where its weights are
+    and the songs are in its language."""
+    if config.tokenizer != "auto":
+        return config.tokenizer
+    if config.config:
+        own = load(TrainConfig, [config.config]).dataset.rpartition("/")[2]
+        return "bpe" if own.startswith("bpe") else cast(Tokens, own)
+    if not (tokenizers.LYRICS_BASE / "COMPLETE").is_file():
+        return "char"
+    songs = data_dir(config) / "data.json"
+    languages = [song.language for song in read_songs(songs)] if songs.is_file() else []
+    english = sum(language in ("en", None) for language in languages)
+    return "lyrics-base" if 2 * english >= len(languages) else "char"
+
+
 def _recipe(bins: Path) -> str:
-    """The recipe for a corpus of this size; before there is one, that for a small one."""
+    """The recipe for these bins; by the size of the corpus, before there is one for a small one."""
+    if bins.name == "lyrics-base":
+        return "config/finetune_lyrics_base.py"
     try:
         meta = json.loads((bins / "meta.json").read_text(encoding="utf-8"))
         characters = int(meta["splits"]["train"]["chars"])

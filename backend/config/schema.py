@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 from backend.config import kinds
 
 P = TypeVar("P", bound="Settings")
+SECRETS = ("user_token",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,9 @@ class Settings:
     """Key -> config file, profile or command line. Filled by the loader; not a key."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Every key and its value, ready for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+        """Every key and its value, ready for JSON; of a secret only that it is set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "origins"}
+        return values | {key: "(secret)" for key in SECRETS if values.get(key)}
 
     def part(self, cls: type[P]) -> P:
         """The settings of one base class alone, such as the ModelConfig of a TrainConfig."""
@@ -45,7 +47,8 @@ class Settings:
 
     def shown(self) -> str:
         """The values that are not defaults, with where each came from."""
-        lines = [f"  {k} = {getattr(self, k)!r}  ({origin})" for k, origin in self.origins.items()]
+        known = self.as_dict()
+        lines = [f"  {k} = {known[k]!r}  ({origin})" for k, origin in self.origins.items()]
         return "\n".join(lines) or "  all defaults"
 
 
@@ -76,54 +79,99 @@ def _vocabulary(size: int) -> Iterator[str]:
 
 # --- data ----------------------------------------------------------------------------------------
 
+COLUMNS = ("text", "song_name", "artist_name", "album", "year", "language")  # of a .csv file
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlConfig(Settings):
     """Crawl: artists of a source -> raw songs"""
 
-    source: tuple[Literal["darklyrics", "demo", "files"], ...] = ("darklyrics",)
-    """Where to take songs from; several with commas. darklyrics: www.darklyrics.com. demo: the
-    songbook of this project, served on this machine, no network. files: your own, see path."""
+    source: tuple[Literal["darklyrics", "genius", "gutenberg", "files", "demo"], ...] = ()
+    """Where to take songs from; several with commas. genius: genius.com, needs a token. darklyrics:
+    www.darklyrics.com. gutenberg: songs and verse in the public domain, the works that lyrics-base
+    was trained on. files: your own, see path. demo: the songbook of this project, served on this
+    machine, no network. None given: genius where a token is set, else darklyrics."""
     artists: tuple[str, ...] = ()
     """Names, each in quotes: --artists "Opeth" "At the Gates". Never split at commas. Accents, case
-    and punctuation do not matter. demo without names takes all its artists."""
+    and punctuation do not matter. Of two artists of one name, write the address that the crawl then
+    shows. demo and gutenberg without names take all they have."""
     artist_file: str | None = None
     """A text file of names, one a line; lines starting with # are comments."""
+    letters: tuple[str, ...] = ()
+    """For darklyrics: whole letters of its index, as a,b,19 (digits are at 19), or all: the whole
+    site, which takes days."""
     max_songs: int | None = None
-    """Take at most this many songs per artist, in the order of the site; none is all. Songs that
-    are stored already stay."""
+    """Take at most this many songs per artist, in the order of the site (genius: the most popular);
+    none is all. What is no song does not count. Songs that are stored already stay."""
     data_dir: str | None = None
     """The corpus folder; songs go to <data_dir>/raw. Default data/darklyrics, data/demo, data/<stem
-    of path>, or data/lyrics for several sources."""
+    of path>, or data/lyrics for genius and for several sources."""
     path: str | None = None
     """For files: a folder or file. .txt is one song (artist from the folder or from `Artist -
-    Title.txt`); .json and .jsonl hold objects with text, song_name, artist_name."""
+    Title.txt`) or ATOM-GPT's all_lyrics.txt; .json and .jsonl hold objects with text or lyrics, as
+    this project, NanoRapGPT and lyricsgenius write them; .csv, see columns."""
+    columns: tuple[str, ...] = ()
+    """For .csv files: which column is what, as text=Lyrics song_name=Title artist_name=Band; also
+    album, year, language. Those with usual names are found by themselves."""
+    user_token: str | None = field(default=None, repr=False)
+    """A client access token of https://genius.com/api-clients. Better in the environment or in .env
+    as GENIUS_ACCESS_TOKEN: a command line can be read by others of this machine."""
     delay_s: float | None = None
-    """Seconds between two requests to the same host. Default 3; the demo, on this machine, 0. A
-    robots.txt that asks for more wins."""
-    base_url: str | None = None
-    """A mirror of DarkLyrics or a test server: links to the site's own host are followed there and
-    nowhere else. Songs keep the site's own addresses."""
+    """Seconds from an answer to the next request to the same host. Default 3, for genius and
+    gutenberg 1, for the demo, on this machine, 0. A robots.txt that asks for more wins, and so does
+    a slow host."""
+    dry_run: bool = False
+    """Only say which artists were found, how many pages are still to be fetched, and how long that
+    takes. Fetches what it takes to know that, and keeps it."""
+    retry_failed: bool = False
+    """Ask again also for pages that failed in three runs, or were not there."""
     refresh: bool = False
-    """Fetch the pages of the named artists again, though they are in the store."""
+    """Ask whether the pages of the named artists have changed since they were fetched."""
     rebuild: bool = False
     """Only write the JSONL view again from the store, with no network."""
     force: bool = False
     """Read the stored pages again though nothing changed (after a parser was mended)."""
+    base_url: str | None = None
+    """A mirror of DarkLyrics, or of where gutenberg's books are, or a test server: links to the
+    site's own host are followed there and nowhere else. Songs keep the site's own addresses."""
+    genius_api_root: str | None = None
+    """The same for https://api.genius.com/."""
+    genius_web_root: str | None = None
+    """The same for https://genius.com/, where the song pages are."""
+    genius_public_api_root: str | None = None
+    """Where to look for artists by https://genius.com/api/, or what stands in for it. Used only
+    when given: the site's robots.txt disallows it."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "max_songs")
         yield from _at_least(self, 0, "delay_s")
+        sites = self.source or ("darklyrics",)
         if "files" in self.source and not self.path:
             yield "source=files needs --path=DIR_OR_FILE"
         if self.path and "files" not in self.source:
             yield "path is read by --source=files only"
         if self.source == ("files",) and (self.artists or self.artist_file):
             yield "artists choose from a site; --source=files takes all songs under path"
-        if self.base_url and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.base_url):
-            yield f"base_url = {self.base_url!r} is no address such as http://127.0.0.1:8000/"
-        if "darklyrics" in self.source and not (self.artists or self.artist_file or self.rebuild):
-            yield 'darklyrics needs --artists "NAME" ... or --artist_file=FILE (demo needs neither)'
+        for letter in self.letters:
+            if not re.fullmatch(r"[a-z]|19|all", letter):
+                yield f"letters: {letter!r} is none of a to z, 19 (digits) and all"
+        if self.letters and "darklyrics" not in sites:
+            yield "letters are of darklyrics only"
+        for key in ("base_url", "genius_api_root", "genius_web_root", "genius_public_api_root"):
+            address = getattr(self, key)
+            if address and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", address):
+                yield f"{key} = {address!r} is no address such as http://127.0.0.1:8000/"
+        if self.user_token is not None and not re.fullmatch(r"[!-~]+", self.user_token):
+            yield "user_token is no token: it has blanks or letters that no token has"
+        for pair in self.columns:
+            field_, equals, column = pair.partition("=")
+            if not (equals and column) or field_ not in COLUMNS:
+                yield f"columns: {pair!r} is not one of {', '.join(COLUMNS)} = the column's name"
+        named = self.artists or self.artist_file or self.rebuild
+        if "darklyrics" in sites and not (named or self.letters):
+            yield 'darklyrics needs --artists "NAME" ..., --artist_file=FILE or --letters=a,b'
+        if "genius" in sites and not named:
+            yield 'genius needs --artists "NAME" ... or --artist_file=FILE (demo needs neither)'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,15 +225,19 @@ class CleanConfig(Settings):
             yield f"near_duplicate = {self.near_duplicate} must be from 0.5 to 1"
 
 
+Tokens = Literal["char", "gpt2", "bpe", "lyrics-base"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BinarizeConfig(Settings):
     """Binarize: data.json -> <data_dir>/<tokenizer>/{train,val}.bin"""
 
     data_dir: str = "data/darklyrics"
     """The corpus folder with data.json."""
-    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
+    tokenizer: Tokens = "char"
     """char: one token a character, nanoGPT's ids. gpt2: GPT-2's BPE, for finetuning its weights.
-    bpe: one trained on the songs to train on, see vocab_size."""
+    bpe: one trained on the songs to train on, see vocab_size. lyrics-base: that of our own weights
+    of this name, for finetuning them."""
     vocab_size: int = 4096
     """Tokens of a trained BPE; its folder is bpe<vocab_size>."""
     tokenizer_file: str | None = None
@@ -197,6 +249,13 @@ class BinarizeConfig(Settings):
     split_by: Literal["song", "album", "artist"] = "song"
     """What is held out whole. song, with all its versions; album; or artist, to measure how well a
     model writes for artists whom it never read."""
+    held_out: str | None = None
+    """A text file of albums, artists, ids or urls, one a line (what follows a tab is a note): their
+    songs are held out in place of a share of all. Songs that share half their lines with one of
+    them are left out."""
+    song_copies: int = 1
+    """How often a training song is written that is like one: of several stanzas, with 60 lines or
+    fewer. Each copy has other header lines. 2 gives songs weight among poems of every length."""
     seed: int = 1337
     """Seed of the split and of which header lines each training song keeps."""
     force: bool = False
@@ -204,6 +263,9 @@ class BinarizeConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _vocabulary(self.vocab_size)
+        yield from _at_least(self, 1, "song_copies")
+        if self.held_out and self.split_by != "song":
+            yield "held_out says what is held out, and so does split_by: leave one of them out"
         if not 0 < self.val_fraction < 1:
             yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
 
@@ -490,10 +552,14 @@ class RunConfig(Settings):
     """The run folder."""
     init_from: str = "scratch"
     """scratch; resume (continue out_dir's run exactly); auto (resume an unfinished run with the
-    same settings, nothing for a finished one, else scratch); or whose weights start a new run at
-    step 0: gpt2, gpt2-medium, gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging
-    Face folder, nanoGPT's ckpt.pt; finetune is the old word for out_dir's own run, into
+    same settings, nothing for a finished one, else base or scratch); or whose weights start a new
+    run at step 0: lyrics-base (this project's own, of English verse), gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging Face folder, nanoGPT's
+    ckpt.pt; finetune is the old word for out_dir's own run, into
     <out_dir>-finetune."""
+    base: str | None = None
+    """With init_from=auto: the weights that a new run starts from, named as in init_from; none:
+    fresh ones. So one command begins a finetuning, goes on with it, and knows when it is done."""
     checkpoint: str = "best"
     """Which step of another run to start from: best, last or a step number."""
     overwrite: bool = False
@@ -534,6 +600,8 @@ class RunConfig(Settings):
     """Run name at wandb; None is the name of out_dir."""
 
     def problems(self) -> Iterator[str]:
+        if self.base and self.init_from == "scratch":
+            yield f"init_from = scratch has no base; --init_from={self.base} begins from it"
         yield from _at_least(self, 1, "eval_interval", "log_interval")
         yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience", "hellaswag_samples")
 
@@ -599,8 +667,8 @@ class EvaluateConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
-    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     only: tuple[Literal["loss", "lyrics", "hellaswag", "lambada"], ...] = ("loss", "lyrics")
@@ -666,8 +734,8 @@ class SampleConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run (nanoGPT's word); or gpt2[-medium|-large|-xl], another hub id, the
-    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run (nanoGPT's word); or lyrics-base, gpt2[-medium|-large|-xl],
+    another hub id, the folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     start: str = ""
@@ -781,13 +849,15 @@ class ExportConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
-    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     format: Literal["hf", "nanogpt", "safetensors"] = "hf"
     """hf: a folder for transformers, with a model card. nanogpt: a ckpt.pt. safetensors: for this
     project, every kind of attention included."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of the safetensors format; bfloat16 takes half the room, and rounds them."""
     export_dir: str | None = None
     """Where to; none is <out_dir>/export-<format>."""
     push_to_hub: str | None = None
@@ -798,6 +868,8 @@ class ExportConfig(Settings):
     """Do it again though weights, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
+        if self.dtype != "float32" and self.format != "safetensors":
+            yield f"dtype = {self.dtype} is for format = safetensors"
         if self.push_to_hub and self.format != "hf":
             yield f"push_to_hub sends Hugging Face folders; format = {self.format}"
         if self.public and not self.push_to_hub:
@@ -810,17 +882,18 @@ class BenchConfig(Settings):
 
     only: tuple[
         Literal[
-            "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
+            "help", "road", "tests", "crawl", "clean", "bins", "data", "model", "attention", "lora",
             "generation", "evaluation", "tokenizers", "transfer", "train", "ladder", "step",
             "small_gpu",
         ],
         ...,
     ] = (
-        "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
+        "help", "road", "tests", "crawl", "clean", "bins", "data", "model", "attention", "lora",
         "generation", "evaluation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
-    and unchanged. tests: time of `make test-fast` and `make test`. clean: songs by the hundred
+    and unchanged. tests: time of `make test-fast` and `make test`. crawl: a page, a
+    local site, a store of 100,000 pages. clean: songs by the hundred
     thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
@@ -893,7 +966,7 @@ class PipelineConfig(Settings):
 
     profile: Literal["auto", "cpu", "mps", "rtx3050", "a100_node"] = "auto"
     """The machine, as in training."""
-    source: tuple[Literal["darklyrics", "demo", "files"], ...] = ("demo",)
+    source: tuple[Literal["darklyrics", "genius", "files", "demo"], ...] = ("demo",)
     """Where songs come from, as in crawl."""
     artists: tuple[str, ...] = ()
     """Names, each in quotes, never split at commas."""
@@ -907,11 +980,13 @@ class PipelineConfig(Settings):
     """Corpus data/<dataset>; none is the name of the source."""
     run: str | None = None
     """Run out/<run>; none is the name of the dataset."""
-    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
-    """Tokens, as in binarize; bpe is of 4,096."""
+    tokenizer: Literal["auto", "char", "gpt2", "bpe", "lyrics-base"] = "auto"
+    """Tokens, as in binarize; bpe is of 4,096. auto: those that config names; without one those of
+    lyrics-base, where its weights are there and the songs are in English, else char."""
     config: str | None = None
-    """The training recipe. None goes by the corpus: config/lyrics_small.py where there are less
-    than 300,000 characters to train on, else config/lyrics_cpu.py."""
+    """The training recipe. None goes by tokens and corpus: config/finetune_lyrics_base.py for those
+    of lyrics-base; config/lyrics_small.py where there are less than 300,000 characters to train on,
+    else config/lyrics_cpu.py."""
     train_overrides: tuple[str, ...] = ()
     """Keys of training on top of the recipe: --train_overrides max_iters=500 n_layer=6."""
     num_samples: int = 3

@@ -233,9 +233,11 @@ def _read_views(files: Iterable[Path]) -> list[Song]:
 
 
 def _read_store(path: Path) -> Iterator[Song]:
-    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies.
-    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies;
+    # where it cannot be, nobody else writes either, and no file beside it can be made.
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    mode = "mode=rw" if writable else "mode=ro&immutable=1"
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
         for key, line in db.execute("SELECT id, json FROM songs ORDER BY id"):
             try:
@@ -385,9 +387,11 @@ def split_header(text: str) -> tuple[dict[str, str], str]:
     return {}, text
 
 
-def training_header(song: CleanSong, seed: int) -> str:
-    """The header a training song gets: each line kept with p = 0.7, all dropped with p = 0.1."""
-    digest = hashlib.sha256(f"{seed}\n{song.id}".encode()).digest()
+def training_header(song: CleanSong, seed: int, copy: int = 0) -> str:
+    """The header a training song gets: each line kept with p = 0.7, all dropped with p = 0.1; each
+    copy of it has its own draw."""
+    key = f"{seed}\n{song.id}" + (f"\n{copy}" if copy else "")
+    digest = hashlib.sha256(key.encode()).digest()
     draw = random.Random(int.from_bytes(digest, "big"))
     drop_all = draw.random() < DROP_ALL
     keep = [k for k in HEADER if draw.random() < KEEP_LINE]

@@ -358,8 +358,13 @@ def make(kind: str, texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return ByteBPE.gpt2() if kind == "gpt2" else ByteBPE.train(texts, vocab_size)
 
 
+# Where this project's own weights lie, an export in the clone; checkpoint.py reads it.
+LYRICS_BASE = Path(__file__).resolve().parents[2] / "assets" / "lyrics-base"
+RESTORE = "git checkout -- assets/lyrics-base brings it back, in the clone of this project"
+
+
 def folder(kind: str, vocab_size: int) -> str:
-    """The name of the folder of bins beside data.json: char, gpt2, bpe4096."""
+    """The name of the folder of bins beside data.json: char, gpt2, bpe4096, lyrics-base."""
     return f"bpe{vocab_size}" if kind == "bpe" else kind
 
 

@@ -1,19 +1,21 @@
-"""A small local site with the demo songbook, in the shape of DarkLyrics's pages.
+"""A small local site with the demo songbook, in the shape of DarkLyrics's pages and of Genius's.
 
-The offline demo crawls it over real HTTP with the real crawler, and so do the tests. It listens on
-loopback only. The pages' own addresses are under http://songbook.invalid/, a name that never
-resolves.
+The offline demo crawls the first over real HTTP with the real crawler, and the tests crawl both. It
+listens on loopback only. The pages' own addresses are under http://songbook.invalid/, a name that
+never resolves; Genius's shape is under /api/ and /genius/.
 """
 
 import html
+import json
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from backend.errors import DataError
 
@@ -25,6 +27,7 @@ CHROME = (
     '<div class="addthis_toolbox">Translate Email Print</div>\n'
     '<div class="trdlg"><select><option>-Select Language-</option></select></div>\n'
 )
+ROBOTS = "User-agent: *\nDisallow: /search?\n"
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "19"]
 
 
@@ -156,6 +159,87 @@ def _page(title: str, body: str) -> str:
     )
 
 
+# --- Genius's shape -------------------------------------------------------------------------------
+
+
+def genius_pages(releases: list[Release]) -> Callable[[str], str | None]:
+    """Path and query -> what Genius's API says under /api/, and song pages under /genius/."""
+    artists = sorted({release.artist for release in releases})
+    songs: dict[int, tuple[Release, str, str]] = {}  # id -> (release, title, text)
+    for release in releases:
+        for title, text in release.songs:
+            songs[1000 + len(songs)] = (release, title, text)
+
+    def brief(key: int) -> dict[str, object]:
+        """A song as lists have it."""
+        release, title, text = songs[key]
+        by = {"id": artists.index(release.artist) + 1, "name": release.artist}
+        path = f"/{slug(release.artist).capitalize()}-{slug(title)}-{key}-lyrics"
+        return {
+            "_type": "song", "id": key, "title": title, "path": path,
+            "url": f"https://genius.com{path}", "primary_artist": by, "primary_artists": [by],
+            "featured_artists": [], "instrumental": text == "[Instrumental]", "language": "en",
+            "lyrics_state": "complete", "release_date_components": {"year": release.year},
+        }  # fmt: skip
+
+    def answer(asked: str) -> str | None:
+        url = urlsplit(asked)
+        query = dict(parse_qsl(url.query))
+        path = url.path
+        response: dict[str, object]
+        if path == "/api/search":
+            wanted = slug(query.get("q", ""))
+            hits = [brief(key) for key in songs if wanted and wanted in slug(songs[key][0].artist)]
+            page, size = int(query.get("page", 1)), 10
+            hits = hits[(page - 1) * size : page * size]
+            response = {"hits": [{"type": "song", "result": song} for song in hits]}
+        elif match := re.fullmatch(r"/api/artists/(\d+)/songs", path):
+            mine = [
+                brief(k) for k in songs if artists.index(songs[k][0].artist) + 1 == int(match[1])
+            ]
+            page, size = int(query.get("page", 1)), int(query.get("per_page", 20))
+            more = page + 1 if len(mine) > page * size else None
+            response = {"songs": mine[(page - 1) * size : page * size], "next_page": more}
+        elif (match := re.fullmatch(r"/api/songs/(\d+)", path)) and int(match[1]) in songs:
+            album = {"name": songs[int(match[1])][0].title}
+            about = {"album": album, "song_relationships": []}
+            response = {"song": brief(int(match[1])) | about}
+        elif match := re.fullmatch(r"/genius/.*-(\d+)-lyrics", path):
+            key = int(match[1])
+            return _genius_page(*songs[key][1:]) if key in songs else None
+        else:
+            return None
+        return json.dumps({"meta": {"status": 200}, "response": response})
+
+    return answer
+
+
+def _genius_page(title: str, text: str) -> str:
+    """A song page: its text in containers that end where an advert stands, much around them."""
+    stanzas = [html.escape(stanza).replace("\n", "<br/>") for stanza in text.split("\n\n")]
+    stanzas[0] = re.sub(  # an annotation, over the end of a line
+        r"^(.*?<br/>)(.*?)(<br/>)(.*)$",
+        r'\1<a href="/1/x" class="ReferentFragment"><span><i>\2</i>\3\4</span></a>',
+        stanzas[0],
+    )
+    first, rest = stanzas[:1], stanzas[1:]
+    container = '<div data-lyrics-container="true" class="Lyrics__Container-sc-0-1">'
+    advert = '<div data-exclude-from-selection="true">Advert</div>'
+    head = (
+        '<div data-exclude-from-selection="true" class="LyricsHeader__Container-sc-0">'
+        f"<button>2 Contributors</button><h2>{_e(title)} Lyrics</h2>Read More</div>"
+    )
+    second = f"{container}</div>{advert}{container}{'<br/><br/>'.join(rest)}</div>" if rest else ""
+    return (
+        f"<!DOCTYPE html><html><head><title>{_e(title)} Lyrics | Genius</title></head><body>"
+        f'<div id="lyrics-root" class="Lyrics__Root-sc-0">{container}{head}{first[0]}'
+        f"{'<br/>' if rest else ''}</div>"
+        '<div class="RightSidebar__Container-sc-0"><aside>You might also like</aside></div>'
+        f'{second}<div class="LyricsFooter__Container-sc-0">12<button>Embed</button></div></div>'
+        "</body></html>"
+    )
+
+
 def slug(name: str) -> str:
     """The site's way with names: lower case, accents off, letters and digits only."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
@@ -172,18 +256,24 @@ def _e(text: str) -> str:
 
 
 @contextmanager
-def serve(site_pages: Mapping[str, str]) -> Iterator[str]:
-    """Serve the pages on a free port of this machine; gives the root address."""
+def serve(page: Callable[[str], str | None]) -> Iterator[str]:
+    """Serve pages on a free port of this machine; gives the root address.
+
+    Args:
+        page: path, with the query if there is one, -> text; None is not found.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # one connection for all pages
+        disable_nagle_algorithm = True  # or the body waits 40 ms for the head
+
         def do_GET(self) -> None:
-            path = self.path.split("?")[0]
-            robots = "User-agent: *\nDisallow: /search\n" if path == "/robots.txt" else None
-            text = robots or site_pages.get("/index.html" if path == "/" else path)
+            text = ROBOTS if self.path == "/robots.txt" else page(self.path)
             body = (text or "<title>not Found</title>").encode()
             self.send_response(200 if text else 404)
             # No charset, like the real site: the page itself says it.
-            self.send_header("Content-Type", "text/plain" if robots else "text/html")
+            kind = "application/json" if body[:1] == b"{" else "text/html"
+            self.send_header("Content-Type", "text/plain" if text is ROBOTS else kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

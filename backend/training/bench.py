@@ -28,6 +28,7 @@ from backend.evaluation.compare import read_metrics
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
 from backend.training import (
+    bench_crawl,
     bench_data,
     bench_generation,
     bench_model,
@@ -166,6 +167,7 @@ SECTIONS: dict[str, Section] = {
     "generation": Section(bench_generation.generation, ("text", "nanogpt")),
     "attention": Section(bench_model.attention, ("text",)),
     "lora": Section(bench_model.lora_memory),
+    "crawl": Section(bench_crawl.crawl),
     "evaluation": Section(bench_songs.evaluation, ("songs",), bench_songs.lacks_songs),
     "tokenizers": Section(bench_songs.tokenizers, SONGS, bench_songs.lacks_songs),
     "transfer": Section(bench_songs.transfer, (*SONGS, "artist"), bench_songs.lacks_songs),

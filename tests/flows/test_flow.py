@@ -67,6 +67,39 @@ def test_the_flow_trains_on_the_bins_that_its_tokenizer_makes(tokenizer, folder)
     assert f"--dataset=data/demo/{folder}" in command
 
 
+@pytest.mark.e2e
+def test_without_a_recipe_the_flow_finetunes_lyrics_base_where_it_is_and_the_songs_are_english(
+    tmp_path, monkeypatch
+):
+    from backend.data import tokenizers
+    from flows.stages import train_command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tokenizers, "LYRICS_BASE", tmp_path / "none")
+    assert "--dataset=data/demo/char" in train_command(PipelineConfig())
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "COMPLETE").touch()
+    monkeypatch.setattr(tokenizers, "LYRICS_BASE", base)
+    command = train_command(PipelineConfig())
+    assert command[1:3] == ["config/finetune_lyrics_base.py", "--dataset=data/demo/lyrics-base"]
+    assert "--init_from=auto" in command
+    assert "--init_from=lyrics-base" in train_command(PipelineConfig(force=True))
+    for recipe, bins in (("lyrics_cpu", "char"), ("finetune_lyrics", "gpt2"),
+                         ("train_lyrics_base", "bpe4096")):  # fmt: skip
+        command = train_command(PipelineConfig(config=f"config/{recipe}.py"))
+        assert f"--dataset=data/demo/{bins}" in command
+    (tmp_path / "data/demo").mkdir(parents=True)
+    songs = [{"text": "x", "language": code} for code in ("en", "de", "fr")]
+    for some, bins in (
+        (songs[:2], "lyrics-base"),
+        (songs, "char"),
+        ([{"text": "x"}], "lyrics-base"),
+    ):
+        (tmp_path / "data/demo/data.json").write_text(json.dumps(some))
+        assert f"--dataset=data/demo/{bins}" in train_command(PipelineConfig())
+
+
 PARAMETER_ORDER = (
     "profile", "source", "artists", "artist_file", "max_songs", "path", "dataset", "run",
     "tokenizer", "config", "train_overrides", "num_samples", "start", "stages", "force",

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from backend.data.song import song_id
 from backend.errors import PageError
 from backend.scrapers import darklyrics
-from backend.scrapers.darklyrics import Link, parse_album, parse_artist, parse_heading, parse_home
+from backend.scrapers.darklyrics import parse_album, parse_artist, parse_heading, parse_home
 from backend.scrapers.darklyrics import parse_index as parse_letter
+from backend.scrapers.names import Link
 
 ROOT = Path(__file__).resolve().parents[2]
 SKELETON = ROOT.parent / "shared" / "data" / "pages" / "darklyrics_skeleton"
@@ -304,7 +305,6 @@ def test_a_song_with_an_instrumental_part_is_a_song():
         ('album: "The "Best" Laid Schemes" (1785)', 'The "Best" Laid Schemes', 1785),
         ('album: "Tam (Live)" (1791)', "Tam (Live)", 1791),
         ('album: "1984 (2001)" (1999)', "1984 (2001)", 1999),
-        ("non-album songs", "non-album songs", None),
         ("Auld Songs (1796)", "Auld Songs", 1796),
         ("", "", None),
     ],
@@ -313,6 +313,11 @@ def test_album_and_year_are_read_from_any_heading(text, album, year):
     assert parse_heading(text) == (album, year)
     (found,) = songs_of(page(song(1, "Rose", RED_ROSE), heading=text))
     assert (found.album, found.year) == (album, year)
+
+
+def test_songs_of_no_release_have_no_album():
+    (found,) = songs_of(page(song(1, "Rose", RED_ROSE), heading="non-album songs"))
+    assert (found.album, found.year) == (None, None)
 
 
 @given(st.text())
@@ -366,7 +371,21 @@ def test_a_page_is_utf8_whether_it_says_so_or_not():
 
 def test_a_stray_byte_costs_one_character_not_the_page():
     html = page(song(1, "Rose", RED_ROSE)).replace(b"sprung", b"spr\xfcng")
-    assert songs_of(html)[0].lyrics == RED_ROSE.replace("sprung", "spr\ufffdng")
+    assert songs_of(html)[0].lyrics == RED_ROSE.replace("sprung", "sprüng")
+
+
+def test_a_page_of_another_encoding_is_read():
+    html = page(song(1, "Rose", RED_ROSE.replace("sprung", "sprüng — “now”")), charset="")
+    wanted = RED_ROSE.replace("sprung", "sprüng — “now”")
+    assert songs_of(html)[0].lyrics == wanted
+    assert songs_of(b"\xef\xbb\xbf" + html)[0].lyrics == wanted
+    assert songs_of(html.decode().encode("utf-16"))[0].lyrics == wanted
+    assert songs_of(html.decode().encode("cp1252"))[0].lyrics == wanted
+
+
+def test_a_character_that_was_cut_is_marked():
+    html = page(song(1, "Rose", RED_ROSE + " 夜")).replace("夜".encode(), "夜".encode()[:2])
+    assert songs_of(html)[0].lyrics == RED_ROSE + " \ufffd"
 
 
 def test_entities_are_characters():
@@ -429,6 +448,19 @@ def test_a_letter_page_gives_the_artists_of_both_columns():
     assert parse_letter(html, "http://www.darklyrics.com/r.html") == [
         Link("ROBERT BURNS", "http://www.darklyrics.com/r/robertburns.html"),
         Link("RONALD (SCOTLAND)", "http://www.darklyrics.com/r/ronald.html"),
+    ]
+
+
+def test_old_forms_of_the_sites_name_are_its_own_and_nonsense_is_no_link():
+    html = links(
+        '<div class="artists fl"><a href="https://darklyrics.com/r/a.html">A</a>'
+        '<a href="HTTP://www.DarkLyrics.com/r/b.html">B</a>'
+        '<a href="http://[x">C</a></div>'
+    )
+    found = parse_letter(html, "http://www.darklyrics.com/r.html")
+    assert [link.url for link in found] == [
+        "http://www.darklyrics.com/r/a.html",
+        "http://www.darklyrics.com/r/b.html",
     ]
 
 
