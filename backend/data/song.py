@@ -29,7 +29,11 @@ KEEP_LINE, DROP_ALL = 0.7, 0.1  # so that a model can be asked for an artist, a 
 
 @dataclass(frozen=True, kw_only=True)
 class Song:
-    """A song as its source prints it. `lyrics` is verbatim, and absent unless there is text."""
+    """A song as its source prints it. `lyrics` is verbatim, and absent unless there is text.
+
+    `version_of` is what it is of which song, as `live: Tam` or `demo: Tam`, where the source or its
+    title says so.
+    """
 
     id: str
     source: str

@@ -319,7 +319,7 @@ class Crawl:
             )
         if site == "demo":
             releases = [demo_site.read_release(path) for path in demo_site.songbook_files()]
-            address = stack.enter_context(demo_site.serve(demo_site.pages(releases).get))
+            address = stack.enter_context(demo_site.serve(demo_site.site(releases)))
             # It costs nothing, and its songbook may have been edited.
             shared["since"] = now()
             return DarkLyrics(**shared, fetcher=self._fetcher(site, demo_site.SITE, address))

@@ -108,7 +108,7 @@ class Progress:
         left = self._left + round(self._artists_left * (1 + mean))
         waited = sum(host.waited_s for host in list(self._hosts.values()))
         facts = f"{self._songs:,} songs, {waited:,.0f} s waited"
-        self._bar.total = self._pages + left
+        self._bar.total = self._pages + left if left else None  # nobody knows yet, or the last one
         self._bar.set_postfix_str(facts, refresh=False)
         self._bar.update()
         now = time.monotonic()

@@ -135,6 +135,17 @@ def test_a_site_whose_robots_txt_cannot_be_read_is_not_crawled(server, fetcher, 
     assert server.paths() == []
 
 
+@pytest.mark.parametrize("how", [{"reset": True, "length": 99}, {"drip_s": 0.4}])
+def test_a_site_whose_robots_txt_cannot_be_had_is_not_crawled(server, fetcher, monkeypatch, how):
+    monkeypatch.setattr(fetch, "TIMEOUT_S", (1, 0.05))
+    server.answer("/robots.txt", "User-agent: *", **how).answer("/a.html", POEM)
+    polite = fetcher(retries=1)
+    for _ in range(2):
+        with pytest.raises(HostStopped, match="cannot reach"):
+            polite.get(URL)
+    assert [asked.path for asked in server.asked] == ["/robots.txt"] * 2
+
+
 def test_robots_txt_that_fails_once_is_asked_again(server, fetcher):
     server.answer("/robots.txt", "busy", status=503)
     server.answer("/robots.txt", "User-agent: *\nDisallow: /a.html")

@@ -52,9 +52,7 @@ def site(server):
     """Both shapes of the songbook on one server; scripts of a test come first."""
 
     def build(releases=SONGBOOK):
-        metal = demo_site.pages(list(releases), site=darklyrics.SITE)
-        rap = demo_site.genius_pages(list(releases))
-        server.page = lambda path: metal.get(path) or rap(path)
+        server.page = demo_site.site(list(releases), darklyrics.SITE)
         return server
 
     return build
