@@ -109,7 +109,7 @@ def main(config: CrawlConfig) -> Summary:
             if crawl.rows:
                 print(closing_table(crawl.rows), flush=True)
         views, failed = store.views(), counts.get("failed", 0)
-        if config.refresh and not (failed or crawl.errors):
+        if config.refresh and not crawl.errors:
             store.refreshed()
     if crawl.errors and (len(crawl.errors) >= len(sources) or not crawl.rows):
         first, *others = crawl.errors
@@ -350,7 +350,9 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore, report: list[dict[str, 
     path = Path(config.path)
     rows: dict[str, Row] = {}
     seen: set[str] = set()
-    for file, found in read_files(path, folder(config), dict(_columns(config))):
+    for file, found in read_files(
+        path, folder(config), dict(pair.split("=", 1) for pair in config.columns)
+    ):
         if isinstance(found, str):
             report.append({"file": str(file), "refused": found})
             continue
@@ -377,10 +379,6 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore, report: list[dict[str, 
     if config.max_songs is None and (gone := store.forget(path.resolve().as_uri(), seen)):
         print(f"  {gone} song{'s' * (gone > 1)} forgotten, whose files are gone")
     return list(rows.values())
-
-
-def _columns(config: CrawlConfig) -> list[tuple[str, str]]:
-    return [(pair.partition("=")[0], pair.partition("=")[2]) for pair in config.columns]
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:

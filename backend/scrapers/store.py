@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -33,6 +33,7 @@ from backend.scrapers.names import Link
 from backend.storage import atomic_write
 
 SCHEMA_VERSION = 2
+OLD_REFRESH = 7  # days, after which one that was stopped is not gone on with
 State = Literal["done", "gone", "failed", "blocked"]
 SOURCE, ARTIST, URL, KIND = (f"json_extract(json, '$.{key}')" for key in
                              ("source", "artist", "url", "kind"))  # fmt: skip
@@ -262,10 +263,13 @@ class CrawlStore:
     # --- a refresh that was stopped goes on ---
 
     def refreshing_since(self) -> str:
-        """When the refresh began that is under way; one begins now where none is."""
+        """When the refresh began that is under way; one begins now where none is, or an old one."""
+        old = (datetime.now(UTC) - timedelta(days=OLD_REFRESH)).isoformat()
         with self._writing() as db:
             db.execute(
-                "UPDATE meta SET refreshing_since = ? WHERE refreshing_since IS NULL", (now(),)
+                "UPDATE meta SET refreshing_since = ? "
+                "WHERE refreshing_since IS NULL OR refreshing_since < ?",
+                (now(), old),
             )
             (since,) = db.execute("SELECT refreshing_since FROM meta").fetchone()
         return str(since)
