@@ -27,7 +27,7 @@ from backend.errors import ConfigError
 from backend.evaluation.compare import read_metrics
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
-from backend.training import bench_data, bench_model, bench_step, bench_train
+from backend.training import bench_data, bench_generation, bench_model, bench_step, bench_train
 from backend.training.measure import measure, python
 
 HELP_RUNS = 5
@@ -154,7 +154,7 @@ SECTIONS: dict[str, Section] = {
     "road": Section(_road),
     "tests": Section(_tests),
     "model": Section(bench_model.model, ("nanogpt",)),
-    "generation": Section(bench_model.generation, ("nanogpt",)),
+    "generation": Section(bench_generation.generation, ("text", "nanogpt")),
     "attention": Section(bench_model.attention, ("text",)),
     "lora": Section(bench_model.lora_memory),
     "clean": Section(bench_data.clean, ("songs",)),

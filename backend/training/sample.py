@@ -35,6 +35,7 @@ from backend.evaluation.lyrics import end_rhyme_rate, quality, repeated_lines
 from backend.evaluation.novelty import HUMAN, Novelty, words
 from backend.models import checkpoint
 from backend.models.generation import Sampling, generate, room
+from backend.models.gpt import n_params
 from backend.models.packed import pack
 from backend.report import table
 from backend.runtime import detect
@@ -54,6 +55,7 @@ VERSION = 2
 RULE = "─" * 60
 CANDIDATE = 2**20  # what the seeds of the candidates for one song lie apart
 JUDGED = 4096  # tokens of held-out songs by which int8 is judged
+SMALL = 4_000_000  # parameters below which threads wait for each other longer than they multiply
 # what of the settings is where songs lie, not what they are
 PLACES = {"out_dir", "init_from", "dataset", "start", "repeat", "interactive"}
 
@@ -251,6 +253,8 @@ class Studio:
         self.runtime = detect(device=config.device, dtype=config.dtype)
         tokenizer = checkpoint.load_tokenizer(source)
         model = checkpoint.load_model(source, self.runtime.device)
+        if self.runtime.device.type == "cpu" and n_params(model) < SMALL:
+            torch.set_num_threads(1)
         self.spelling = Spelling(tokenizer, model.vocab_size)
         self.never = [
             *(i for i in tokenizer.never_sampled() if i < model.vocab_size),
