@@ -1,4 +1,4 @@
-"""What a committed model writes, letter by letter: nothing on the way from weights to songs changed.
+"""What a committed model writes, letter by letter: nothing between weights and songs changed.
 
 tests/golden/ is a run of 2,000 steps on the demo songbook, exported:
 

@@ -195,7 +195,10 @@ class Draft:
             return ""
         sure = len(self.text)
         if not self.over:
-            sure = self._begun() - max((len(stop) for stop in self.rules.stop), default=0)
+            line = self.text.rfind("\n") + 1
+            may_be_header = any(f"{key}: ".startswith(self.text[line:]) for key in HEADER)
+            sure = line if may_be_header else self._begun()
+            sure -= max((len(stop) for stop in self.rules.stop), default=0)
             sure = len(self.text[: max(sure, 0)].rstrip())
         self._told = max(self._told, self.body or 0)
         new = self.text[self._told : sure]
