@@ -171,6 +171,7 @@ SECTIONS: dict[str, Section] = {
     "evaluation": Section(bench_songs.evaluation, ("songs",), bench_songs.lacks_songs),
     "tokenizers": Section(bench_songs.tokenizers, SONGS, bench_songs.lacks_songs),
     "transfer": Section(bench_songs.transfer, (*SONGS, "artist"), bench_songs.lacks_songs),
+    "base": Section(bench_songs.base, SONGS, bench_songs.lacks_songs),
     "clean": Section(bench_data.clean, ("songs",)),
     "bins": Section(bench_data.bins, ("text",)),
     "data": Section(bench_data.batches, ("songs",)),

@@ -1,8 +1,8 @@
 """Figures on songs: what an evaluation takes, which tokenizer learns most in equal time, and what a
-base of other artists is worth.
+base of other artists, or lyrics-base, is worth.
 
-Part of `backend/training/bench.py`. Every run is a process of its own with config/lyrics_cpu.py,
-measured in bits per character of the same held-out songs.
+Part of `backend/training/bench.py`. Every run is a process of its own, measured in bits per
+character of the same held-out songs.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from backend.config.schema import BenchConfig
 from backend.data.bins import Bins
 from backend.data.song import CleanSong, read_songs, write_songs
 from backend.errors import ConfigError
-from backend.evaluation import lyrics
+from backend.evaluation import baselines, lyrics
 from backend.evaluation.compare import read_metrics
 from backend.models import checkpoint
 from backend.models.gpt import n_params
@@ -30,6 +30,7 @@ LEAST_SONGS = 100  # of an artist to finetune on
 FINETUNE = 0.25  # of the base's seconds
 GENTLE = ("--muon_lr=0.0025", "--learning_rate=1.2e-3")  # a third of the recipe's
 EVALUATIONS = 10
+SMALL = 300_000  # characters, as in the flow
 TOKENIZERS = (("char",), ("bpe", "--vocab_size=1024"), ("bpe", "--vocab_size=4096"), ("gpt2",))
 
 
@@ -158,6 +159,48 @@ def transfer(config: BenchConfig) -> str:
     )
     head = ["", "steps", "seconds", "bits/char", "spread"]
     return table(head, rows) + f"\n\n{note}"
+
+
+def base(config: BenchConfig) -> str:
+    """lyrics-base finetuned, and the same songs from scratch, both for as long; a 5-gram."""
+    ways = {"char": "", "lyrics-base": "config/finetune_lyrics_base.py"}
+    with tempfile.TemporaryDirectory() as name:
+        races, looks, memory = {}, {}, {}
+        for kind in ways:
+            folder = Path(name) / kind
+            bins = _binarized(config, folder / "songs", kind)
+            races[kind] = Race(config, folder, bins, plain=False)
+        bins = races["char"].bins
+        small = bins.train.chars < SMALL
+        ways["char"] = f"config/lyrics_{'small' if small else 'cpu'}.py"
+        floor = baselines.baselines(bins, counted=lambda: baselines.ngram(bins))["5-gram"].bpc
+        for kind, race in races.items():
+            words = (ways[kind],)
+            runs = [
+                race.ours(words, steps, seed=seed, evaluations=EVALUATIONS, name=f"{kind}, {seed}")
+                for seed, steps in _seeds(config, race.cost(words), config.seconds)
+            ]
+            curves = [
+                [float(r["bpc"]) for r in read_metrics(run.place) if r["split"] == "val"]
+                for run in runs
+            ]
+            looks[kind] = [statistics.median(column) for column in zip(*curves, strict=True)]
+            memory[kind] = max(run.process.peak_mb or 0.0 for run in runs)
+    rows = [
+        [f"{config.seconds * i / EVALUATIONS:.0f}", f"{scratch:.4f}", f"{tuned:.4f}"]
+        for i, (scratch, tuned) in enumerate(zip(*looks.values(), strict=False))
+    ]
+    scratch, tuned = map(min, looks.values())
+    note = (
+        f"{bins.train.chars:,} characters to train on, {bins.val.songs} songs held out; median of "
+        f"{config.seeds} seeds. A 5-gram of characters has {floor:.4f} bits/char. At best "
+        f"{tuned:.4f} against {scratch:.4f} from scratch, {1 - tuned / scratch:.1%} fewer, and "
+        f"{1 - tuned / floor:.1%} fewer than the 5-gram. Memory: {memory['lyrics-base']:,.0f} MB "
+        f"against {memory['char']:,.0f}."
+    )
+    return table(["seconds of training", *(f"`{way}`" for way in ways.values())], rows) + (
+        f"\n\n{note}"
+    )
 
 
 def _binarized(config: BenchConfig, folder: Path, kind: str, *words: str) -> Bins:
