@@ -509,12 +509,13 @@ def foot(row: Mapping[str, Any]) -> str:
     said = [f"seed {row['seed']}"]
     said += ["cut at max_new_tokens"] * (row["finish"] == "length")
     if refused := row["refused"]:
-        said.append("taken back: " + ", ".join(f"{n} {why}" for why, n in refused.items()))
+        said.append("taken back: " + ", ".join(f"{why} ×{n}" for why, n in refused.items()))
     lines = [f"({'; '.join(said)})"]
     new = row["novelty"]
     if "unknown" in new:
         return "\n".join([*lines, f"novelty unknown: {new['unknown']}"])
-    text = f"longest run from a training song: {new['longest_words']} words"
+    n = new["longest_words"]
+    text = f"longest run from a training song: {n} word{'s' * (n != 1)}"
     if new["song"]:
         text += f", “{new['words']}” ({new['song']})"
     text += f"; {new['share_5gram']:.1%} of its 5-word runs stand in training songs"
