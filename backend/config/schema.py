@@ -811,23 +811,26 @@ class BenchConfig(Settings):
     only: tuple[
         Literal[
             "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
-            "generation", "train", "ladder", "step", "small_gpu",
+            "generation", "evaluation", "tokenizers", "transfer", "train", "ladder", "step",
+            "small_gpu",
         ],
         ...,
     ] = (
         "help", "road", "tests", "clean", "bins", "data", "model", "attention", "lora",
-        "generation", "step", "small_gpu", "train",
+        "generation", "evaluation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
     and unchanged. tests: time of `make test-fast` and `make test`. clean: songs by the hundred
     thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
-    second beside Hugging Face's and nanoGPT's, what int8 costs, seconds to the first word. train:
-    runs beside nanoGPT's CPU recipe, to its loss and for its time; needs text and nanogpt. ladder:
-    what buys how much of that; the same, and by name only. step: training steps of GPT-2 124M on
-    this device. small_gpu: config/train_darklyrics within 8 GB of a CUDA GPU. What
-    lacks something that it needs is left out, with a line."""
+    second beside Hugging Face's and nanoGPT's, what int8 costs, seconds to the first word.
+    evaluation: what evaluating takes. tokenizers: characters, trained BPEs and GPT-2's for equal
+    time. transfer: one artist from scratch, and from a base of all others; these three need songs,
+    and the last two are measured by name only. train: runs beside nanoGPT's CPU recipe, to its loss
+    and for its time; needs text and nanogpt. ladder: what buys how much of that; the same, and by
+    name only. step: training steps of GPT-2 124M on this device. small_gpu: config/train_darklyrics
+    within 8 GB of a CUDA GPU. What lacks something that it needs is left out, with a line."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""
@@ -838,7 +841,12 @@ class BenchConfig(Settings):
     """A corpus folder: its raw songs are multiplied to measure cleaning and batches, none is the
     demo songbook; train repeats its comparison on its data.json, none leaves that out."""
     seeds: int = 3
-    """Runs of ours in train, each with its own seed; nanoGPT's train.py has one only."""
+    """Runs of ours in train, tokenizers and transfer, each with its own seed; nanoGPT's train.py
+    has one only."""
+    seconds: int = 90
+    """tokenizers and transfer: of training, of each run."""
+    artist: str | None = None
+    """transfer: whom to finetune on; none is the artist with the fewest songs of those with 100."""
     max_iters: int = 2000
     """Steps of nanoGPT's recipe in train and ladder, whose time is ours too. 2,000 are the recipe;
     fewer try the bench out."""
@@ -872,7 +880,7 @@ class BenchConfig(Settings):
     """The page whose marked sections are rewritten."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "seeds", "max_iters", "batch_size", "block_size")
+        yield from _at_least(self, 1, "seeds", "seconds", "max_iters", "batch_size", "block_size")
         yield from _at_least(self, 0, "seed")
 
 

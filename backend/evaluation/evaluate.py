@@ -30,10 +30,13 @@ from backend.config.schema import EvaluateConfig
 from backend.data.batches import Windows
 from backend.data.bins import Bins, Split
 from backend.data.song import read_songs, split_header
-from backend.errors import CheckpointError, ConfigError, DataError
+from backend.errors import CheckpointError, ConfigError, DataError, first_line
 from backend.evaluation import baselines, songs, tasks
 from backend.evaluation.compare import compare
 from backend.evaluation.loss import SplitLoss, random_loss, split_loss
+from backend.evaluation.ngram import NGram
+from backend.evaluation.novelty import NAME as NOVELTY
+from backend.evaluation.novelty import Novelty
 from backend.evaluation.sounds import sounds
 from backend.models import checkpoint
 from backend.models.generation import Sampling
@@ -47,6 +50,7 @@ FORMAT = 1
 TRAINED = 200  # training songs whose loss stands beside the validation loss
 RESAMPLED = 2000  # times that songs are drawn anew for an interval
 SHOWN = 20  # artists of the table
+INDEXED = 2**28  # tokens of a corpus whose words are indexed without being asked
 
 
 def main(config: EvaluateConfig) -> Summary:
@@ -68,6 +72,9 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     bins = None if prose else _bins(config, source)
     wanted = [name for name in tasks.FILES if name in config.only]
     tasks.check(*wanted)
+    given = _given(Path(config.songs)) if config.songs else None
+    if "lyrics" in config.only:
+        sounds(config.rhyme)  # what is not installed is told before hours are spent
     files = [tasks.FILES[name] for name in wanted]
     inputs = [*checkpoint.inputs(source), *(bins.files() if bins else []), *files]
     inputs += [Path(config.songs)] if config.songs else []
@@ -82,7 +89,14 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     if bins:
         checkpoint.check_tokenizer(source, bins)
     tokenizer = bins.tokenizer if bins else checkpoint.load_tokenizer(source)
-    model = checkpoint.load_model(source, runtime.device)
+    weights = checkpoint.read(source)
+    torch.manual_seed(config.seed)  # of rows for ids that the weights lack
+    model = weights.build(max(weights.vocab_size, tokenizer.vocab_size)).to(runtime.device).eval()
+    if weights.vocab_size < tokenizer.vocab_size:
+        print(
+            f"note: {source} knows {weights.vocab_size:,} of the {tokenizer.vocab_size:,} ids; the "
+            "others, such as the end of a text, are as likely as chance made them"
+        )
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise CheckpointError(
@@ -122,7 +136,7 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     run.mkdir(parents=True, exist_ok=True)
     forms: Mapping[str, Sequence[str]] = {}
     if bins and counted and "lyrics" in config.only:
-        found["lyrics"], forms = _lyrics(config, model, bins, counted)
+        found["lyrics"], forms = _lyrics(config, model, bins, counted, given)
     write_json(run / "evaluation.json", found)
     outputs = [run / "evaluation.json", run / "evaluation.md"]
     if bins:
@@ -272,17 +286,22 @@ def _few(bins: Bins, seed: int) -> Split:
 
 
 def _lyrics(
-    config: EvaluateConfig, model: GPT, bins: Bins, counted: Callable[[], Any]
+    config: EvaluateConfig,
+    model: GPT,
+    bins: Bins,
+    counted: Callable[[], NGram],
+    given: Sequence[str] | None,
 ) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
-    """Figures of songs, and the texts of the first seed for the plots."""
-    wanted = config.num_samples
-    given = _given(Path(config.songs)) if config.songs else None
-    if given:
-        wanted = min(wanted, len(given))
-    held_out = songs.HeldOut.of(bins, wanted)
+    """Figures of songs, and the texts of the first seed for the plots.
+
+    Args:
+        given: songs to measure in place of the model's.
+    """
+    wanted = config.num_samples if given is None else min(config.num_samples, len(given))
+    held_out = songs.HeldOut.of(bins, min(wanted, bins.train.songs))
     n = len(held_out.texts)
     if n < wanted:
-        print(f"note: {n} songs are held out, so {n} are compared, not {wanted}")
+        print(f"note: {_songs(n)} held out: as many are compared, not {wanted}")
     beyond = range(bins.tokenizer.vocab_size, model.vocab_size)  # ids that no text has
     never = [*bins.tokenizer.never_sampled(), *beyond]
     how = Sampling(temperature=config.temperature, top_k=config.top_k, never=never)
@@ -290,7 +309,7 @@ def _lyrics(
     sources = []
     for number in range(config.seeds):
         seed = config.seed + number * n
-        print(f"lyrics:  {n} songs, seed {number + 1} of {config.seeds} ...", flush=True)
+        print(f"lyrics:  {_songs(n)}, seed {number + 1} of {config.seeds} ...", flush=True)
         if given:
             written = songs.Written(random.Random(seed).sample(given, n))
         else:
@@ -301,15 +320,37 @@ def _lyrics(
             {
                 "training": songs.training_songs(bins.train, bins, n, seed),
                 "model": written,
-                "5-gram": songs.ngram_songs(counted(), bins, held_out, seed=seed),
+                "5-gram": songs.ngram_songs(
+                    counted(), bins, held_out, seed=seed, max_new_tokens=config.max_new_tokens
+                ),
             }
         )
+    index = _novelty(bins)
+
+    def copied(text: str) -> dict[str, float]:
+        if index is None:
+            return {}
+        found = index.measure(text)
+        return {"longest_copy": found.longest_words, "copied_5grams": found.share_5gram}
+
     figures, short = songs.figures(
-        sources, held_out, known=known, sound=lambda language: sounds(config.rhyme, language)
+        sources, held_out, known=known, sound=partial(sounds, config.rhyme), more=copied
     )
     texts: dict[str, Sequence[str]] = {"held out": held_out.texts}
     texts |= {name: each.texts for name, each in sources[0].items()}
     return {"songs": n, "seeds": config.seeds, "too_short": short, "figures": figures}, texts
+
+
+def _novelty(bins: Bins) -> Novelty | None:
+    """The index of copied words beside the bins, where it stands or can be written."""
+    if len(bins.train.tokens) > INDEXED and not (bins.folder / NOVELTY).is_file():
+        print("note: copied words are not counted: the corpus is too large to index it by the way")
+        return None
+    try:
+        return Novelty.open(bins)
+    except OSError as error:
+        print(f"note: copied words are not counted: {first_line(error)}")
+        return None
 
 
 def _given(path: Path) -> list[str]:
@@ -357,10 +398,10 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
             within = f" 95 % interval over songs: {interval[0]:.4f} to {interval[1]:.4f}."
         trained = found["trained"]
         report.prose(
-            f"The whole validation split: {loss['songs']:,} songs, {loss['tokens']:,} tokens, "
-            f"{loss['chars']:,} characters, each token once.{within} On {trained['songs']} songs "
-            f"that it was trained on: {trained['bpc']:.4f} bits per character, "
-            f"{loss['bpc'] - trained['bpc']:+.4f} to the songs it never saw."
+            f"The whole validation split: {_songs(loss['songs'])}, {loss['tokens']:,} tokens, "
+            f"{loss['chars']:,} characters, each token once.{within} On "
+            f"{_songs(trained['songs'])} that it was trained on: {trained['bpc']:.4f} bits per "
+            f"character, {loss['bpc'] - trained['bpc']:+.4f} to the songs it never saw."
         )
         if estimate := found.get("random"):
             report.prose(
@@ -385,8 +426,8 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
     if lyrics := found.get("lyrics"):
         report.section("Lyrics")
         report.prose(
-            f"{lyrics['songs']} songs, {lyrics['seeds']} seeds: mean ± standard deviation over the "
-            "seeds. Each song is cut to the words of the shortest of its row, but for what is of "
+            f"{_songs(lyrics['songs'])}, {lyrics['seeds']} seeds: mean ± standard deviation over "
+            "them. Each song is cut to the words of the shortest of its row, but for what is of "
             "whole songs. No column is a score: what counts is how near a figure comes to "
             "`held out`, and `training` shows how far people are from each other."
         )
@@ -407,6 +448,10 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
     return report
 
 
+def _songs(n: int) -> str:
+    return f"{n:,} song{'s' * (n != 1)}"
+
+
 def _perplexity(nats: float) -> str:
     return f"{math.exp(nats):.2f}" if nats < 30 else f"{math.exp(nats):.1e}"
 
@@ -425,27 +470,26 @@ def _plot(found: Mapping[str, Any], texts: Mapping[str, Sequence[str]], path: Pa
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    n = ("loss" in found) + bool(texts)
+    figure, axes = pyplot.subplots(n, 2, figsize=(11, 3.8 * n), layout="constrained", squeeze=False)
     if "loss" in found:
         bars = {"this model": found["loss"]["bpc"]}
         bars |= {name: each["bpc"] for name, each in found["baselines"].items()}
-        axes[0, 0].barh(list(bars), list(bars.values()), color=["C1", *["C7"] * (len(bars) - 1)])
-        axes[0, 0].invert_yaxis()
-        artists = dict([*found["by"]["artist"].items()][:SHOWN])
-        axes[0, 1].barh(list(artists), [each["bpc"] for each in artists.values()], color="C1")
-        axes[0, 1].invert_yaxis()
-        axes[0, 1].set_title("by artist")
-    axes[0, 0].set_xlabel("bits per character")
-    axes[0, 1].set_xlabel("bits per character")
-    for axis, key, label in ((axes[1, 0], "line_distance", "words per line"),
-                             (axes[1, 1], "stanza_distance", "lines per stanza")):  # fmt: skip
-        for name, each in texts.items():
-            form = songs.forms(each)[key]
+        groups = [*found["by"]["artist"].items()][:SHOWN]
+        artists = {name: each["bpc"] for name, each in groups}
+        for axis, each, title in zip(axes[0], (bars, artists), ("", "by artist"), strict=True):
+            axis.barh(list(each), list(each.values()), color=["C1" if title else "C7"] * len(each))
+            axis.invert_yaxis()
+            axis.set_title(title)
+            axis.set_xlabel("bits per character")
+    forms = (("line_distance", "words per line"), ("stanza_distance", "lines per stanza"))
+    for axis, (key, label) in zip(axes[-1] if texts else (), forms, strict=False):
+        for name, theirs in texts.items():
+            form = songs.forms(theirs)[key]
             places = range(1, 1 + min(24, max(form, default=1)))
             axis.plot(places, [form[k] / max(1, form.total()) for k in places], label=name)
         axis.set_xlabel(label)
-        if texts:
-            axis.legend()
+        axis.legend()
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)

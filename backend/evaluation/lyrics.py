@@ -244,14 +244,17 @@ def sung_words(text: str) -> list[str]:
     return words("\n".join(sung_lines(text)))
 
 
-def cut(text: str, n: int) -> str:
-    """The beginning of a song, up to its n-th word: songs compare at the same lengths."""
-    lines = []
+def cut(text: str, n: int, *, whole_lines: bool = False) -> str:
+    """The beginning of a song, up to its n-th word, or the last line that ends there or before:
+    songs compare at the same lengths."""
+    lines: list[str] = []
     for line in text.split("\n"):
         if n <= 0:
             break
         ends = [match.end() for match in WORD.finditer(line)] if sung_lines(line) else []
         if len(ends) > n:
+            if whole_lines and lines:
+                break
             line = line[: ends[n - 1]]
         n -= len(ends)
         lines.append(line)
@@ -280,7 +283,7 @@ def language(text: str) -> str | None:
 
 
 def quality(
-    text: str, *, sound: Sounds = english, known: Collection[str] | None = None
+    text: str, sound: Sounds = english, *, known: Collection[str] | None = None
 ) -> dict[str, float]:
     """What one song shows by itself: name -> figure. Shares are from 0 to 1."""
     lines = sung_lines(text)

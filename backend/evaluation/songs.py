@@ -14,8 +14,9 @@ novelty are of whole songs.
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,42 +24,48 @@ import numpy as np
 from backend.data.bins import Bins, Split
 from backend.data.sections import sung_lines
 from backend.data.song import split_header
+from backend.errors import DataError
 from backend.evaluation import lyrics
 from backend.evaluation.ngram import NGram
 from backend.evaluation.sounds import Sounds, words
 from backend.models.generation import Row, Sampling, generate
 from backend.models.gpt import GPT
 
+LONGEST = 2**16  # tokens of a text that are measured: a split may be one long text
 LEAST = 12  # words of a song that is measured at all
 BLEU_SONGS = 200
 KNOWN_CHARS = 2**25  # of training songs, whose words are no non-words
-OF_SONGS = {  # figures that are means over songs, with what stands beside them in the table
+OF_LINES = {  # means over songs cut to whole lines, with what stands beside them in the table
     "rhyme_density": "vowels rhymed per word (Malmi et al. 2016)",
     "end_rhyme_rate": "lines that rhyme with one of three before or after",
     "repeated_lines": "lines that stood before in the song",
     "repeated_4grams": "4-grams of words that stood before in the song (seq-rep-4, Welleck 2020)",
     "longest_loop": "times that one line follows itself at most",
-    "chorus_share": "lines in stanzas that come again word for word",
-    "chorus_agreement": "lines of a later [Chorus] that the first one has",
     "compressibility": "1 - deflated size / size (Varnum et al. 2021)",
     "words_per_line": "",
-    "lines_per_stanza": "",
     "non_words": "words that no training song has",
 }
-OF_SETS = {
+OF_SETS = {  # of all songs together, cut to words
     "distinct_1": "different words, of all (Li et al. 2016)",
     "distinct_2": "different pairs of words, of all",
     "distinct_3": "different triples of words, of all",
-    "self_bleu": "likeness of the songs to each other, BLEU-4 (Zhu et al. 2018)",
     "vocabulary": "different words among the first so many of all songs in turn",
-    "language_share": "songs in the language that most held-out songs are in",
-    "line_distance": "Jensen-Shannon distance of words per line to the held-out songs",
-    "stanza_distance": "the same of lines per stanza",
-    "section_distance": "the same of which section follows which",
-    "words": "in a whole song",
-    "ended": "songs that ended by themselves",
+    "self_bleu": "likeness of the songs to each other, BLEU-4 (Zhu et al. 2018)",
 }
-MEANINGS = OF_SONGS | OF_SETS
+OF_WHOLE = {
+    "words": "whole songs: in one of them",
+    "ended": "whole songs: that ended by themselves",
+    "lines_per_stanza": "whole songs",
+    "chorus_share": "whole songs: lines in stanzas that come again word for word",
+    "chorus_agreement": "whole songs: lines of a later [Chorus] that the first one has",
+    "line_distance": "whole songs: Jensen-Shannon distance of words per line to the held-out",
+    "stanza_distance": "whole songs: the same of lines per stanza",
+    "section_distance": "whole songs: the same of which section follows which",
+    "language_share": "whole songs: in the language that most held-out songs are in",
+    "longest_copy": "whole songs: words of the longest run that a training song has",
+    "copied_5grams": "whole songs: runs of five words that a training song has (Merrill 2024)",
+}
+MEANINGS = OF_LINES | OF_SETS | OF_WHOLE
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,19 @@ class HeldOut:
 
     @classmethod
     def of(cls, bins: Bins, n: int) -> "HeldOut":
-        """n songs of the validation split, evenly spread, or as many as there are."""
+        """n songs of the validation split, evenly spread, or as many as there are.
+
+        Raises:
+            DataError: there are none.
+        """
+        if not bins.val.songs:
+            raise DataError(
+                "no song is held out to measure by",
+                mend="more songs, or a larger --val_fraction in python -m backend.data.binarize",
+            )
         texts, prompts, languages = [], [], []
         for i in np.linspace(0, bins.val.songs - 1, min(n, bins.val.songs)).round().astype(int):
-            head, ids = bins.val.document(int(i))
+            head, ids = bins.val.document(int(i), most=LONGEST)
             known, _ = split_header(bins.tokenizer.decode(head.tolist()))
             text = bins.tokenizer.decode(ids.tolist())
             texts.append(text)
@@ -106,7 +122,7 @@ def known_words(bins: Bins) -> set[str]:
 def training_songs(split: Split, bins: Bins, n: int, seed: int) -> Written:
     """n songs of the training split, drawn by the seed."""
     chosen = random.Random(seed).sample(range(split.songs), min(n, split.songs))
-    ids = (split.document(i)[1].tolist() for i in chosen)
+    ids = (split.document(i, most=LONGEST)[1].tolist() for i in chosen)
     return Written([bins.tokenizer.decode(each) for each in ids])
 
 
@@ -128,10 +144,13 @@ def model_songs(
     return Written(texts, sum(row.done for row in rows) / len(rows))
 
 
-def ngram_songs(model: NGram, bins: Bins, held_out: HeldOut, *, seed: int) -> Written:
-    """One text for each held-out song, at least as long as that."""
+def ngram_songs(
+    model: NGram, bins: Bins, held_out: HeldOut, *, seed: int, max_new_tokens: int
+) -> Written:
+    """One text for each held-out song, as long as that, or as the model's may be."""
     never = [bins.tokenizer.eot, *bins.tokenizer.never_sampled()]
-    lengths = [len(bins.tokenizer.encode(bins.tokenizer.nearest(t))) for t in held_out.texts]
+    encoded = map(bins.tokenizer.encode, map(bins.tokenizer.nearest, held_out.texts))
+    lengths = [min(len(ids), max_new_tokens) for ids in encoded]
     written = model.write(held_out.prompts, lengths, seed=seed, never=never)
     return Written([bins.tokenizer.decode(ids) for ids in written])
 
@@ -169,14 +188,15 @@ def figures(
         }
         n_words = min(sum(len(lyrics.sung_words(t)) for t in texts) for texts in cut.values())
         voices = [sound(held_out.languages[i]) for i in chosen]
-        per_seed.append(
-            {
-                name: _of_songs(cut[name], voices, known)
+        per_seed.append({})
+        for name, each in whole.items():
+            lines = [lyrics.cut(each.texts[i], lengths[i], whole_lines=True) for i in chosen]
+            per_seed[-1][name] = (
+                _means(OF_LINES, map(partial(lyrics.quality, known=known), lines, voices))
                 | _of_sets(cut[name], n_words)
-                | _of_whole(each, held_out, more)
-                for name, each in whole.items()
-            }
-        )
+                | _of_whole(each, held_out, more if name != "training" else lambda text: {})
+            )
+        per_seed[-1].get("training", {}).pop("non_words", None)  # it has none, by definition
     names = dict.fromkeys(name for found in per_seed for name in found)
     return {
         name: {
@@ -192,13 +212,11 @@ def _over_seeds(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "spread": spread}
 
 
-def _of_songs(texts: Sequence[str], voices: Sequence[Sounds], known: set[str]) -> dict[str, float]:
-    each = [
-        lyrics.quality(text, sound=voice, known=known)
-        for text, voice in zip(texts, voices, strict=True)
-    ]
-    found = {key: [q[key] for q in each if key in q] for key in OF_SONGS}
-    return {key: statistics.fmean(values) for key, values in found.items() if values}
+def _means(keys: Iterable[str], rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Over the rows that have the figure."""
+    found = list(rows)
+    each = {key: [row[key] for row in found if key in row] for key in keys}
+    return {key: statistics.fmean(values) for key, values in each.items() if values}
 
 
 def _of_sets(texts: Sequence[str], n_words: int) -> dict[str, float]:
@@ -213,22 +231,17 @@ def _of_sets(texts: Sequence[str], n_words: int) -> dict[str, float]:
 def _of_whole(
     written: Written, held_out: HeldOut, more: Callable[[str], Mapping[str, float]]
 ) -> dict[str, float]:
-    found: dict[str, float] = {}
-    theirs, ours = forms(held_out.texts), forms(written.texts)
+    texts = written.texts
+    found = _means(OF_WHOLE, ({**lyrics.quality(text), **more(text)} for text in texts))
+    theirs, ours = forms(held_out.texts), forms(texts)
     for key, form in theirs.items():
-        if form and ours[key] and written.texts is not held_out.texts:
+        if form and ours[key] and texts is not held_out.texts:
             found[key] = lyrics.jensen_shannon(form, ours[key])
     [(most, _)] = Counter(held_out.languages).most_common(1)
     if most is not None:
-        found["language_share"] = statistics.fmean(
-            lyrics.language(text) == most for text in written.texts
-        )
-    found["words"] = statistics.fmean(len(lyrics.sung_words(text)) for text in written.texts)
+        found["language_share"] = statistics.fmean(lyrics.language(t) == most for t in texts)
     if written.ended is not None:
         found["ended"] = written.ended
-    further = [more(text) for text in written.texts]
-    for key in further[0]:
-        found[key] = statistics.fmean(each[key] for each in further)
     return found
 
 

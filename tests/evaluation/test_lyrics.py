@@ -241,6 +241,8 @@ def test_a_song_is_cut_behind_a_word():
     assert cut(SONG, 12).endswith("saw the light")
     assert cut(SONG, 999) == SONG
     assert cut(SONG, 0) == ""
+    assert cut(SONG, 8, whole_lines=True) == "[Verse 1]\nThe ship went down at night"
+    assert cut("one two three\nfour", 2, whole_lines=True) == "one two"  # better than nothing
     for n in range(40):
         assert len(sung_words(cut(SONG, n))) == min(n, len(sung_words(SONG)))
 

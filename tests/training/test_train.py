@@ -725,6 +725,27 @@ def test_the_estimate_of_the_training_loss_stands_beside_validation(corpus, tiny
     assert sorted((p, p.stat().st_mtime_ns) for p in (corpus / "out").rglob("*")) == before
 
 
+@pytest.mark.e2e
+def test_hellaswag_is_asked_at_every_evaluation_and_no_step_twice_after_a_resume(corpus, tiny):
+    examples = [
+        {"ctx": "The wheel goes", "endings": ["round", "the", "6", "wind"], "label": 0},
+        {"ctx": "The cup", "endings": ["year", "goes round", "times", "n"], "label": 1},
+        {"ctx": "never", "endings": ["asked", "a", "b", "c"], "label": 1},
+    ]
+    with pytest.raises(DataError, match="hellaswag is not here"):
+        train.main(tiny(hellaswag_samples=2))
+    path = corpus / "data/hellaswag/val.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in examples))
+    train.main(tiny(hellaswag_samples=2))
+    asked = [row for row in rows(corpus / "out/tiny") if row["split"] == "hellaswag"]
+    assert [row["step"] for row in asked] == [0, 4, 8, 12]
+    assert all(row["n"] == 2 and row["acc"] in (0, 0.5, 1) for row in asked)
+    train.main(tiny(hellaswag_samples=2, init_from="resume", max_iters=16))
+    again = [row for row in rows(corpus / "out/tiny") if row["split"] == "hellaswag"]
+    assert [row["step"] for row in again] == [0, 4, 8, 12, 16]
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_run_that_another_program_began_meanwhile_is_not_touched(
     corpus, tiny, monkeypatch, overwrite
