@@ -97,13 +97,7 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
             f"note: {source} knows {weights.vocab_size:,} of the {tokenizer.vocab_size:,} ids; the "
             "others, such as the end of a text, are as likely as chance made them"
         )
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise CheckpointError(
-                f"{source} has weights that are no numbers, in {name}",
-                why="its training diverged",
-                mend="--checkpoint=best, or an earlier step; train again with a lower rate",
-            )
+    checkpoint.check_numbers(source, model)
     print(f"         {n_params(model):,} parameters on {runtime.shown()}")
     found: dict[str, Any] = {
         "format": FORMAT,

@@ -453,6 +453,20 @@ def load_model(source: Source, device: torch.device | str = "cpu") -> GPT:
     return read(source).build().to(device).eval()
 
 
+def check_numbers(source: Source, model: GPT) -> None:
+    """
+    Raises:
+        CheckpointError: a weight is no number.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{source} has weights that are no numbers, in {name}",
+                why="its training diverged",
+                mend="--checkpoint=best, or an earlier step; train again with a lower rate",
+            )
+
+
 def load_trainer(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and values that continue the run exactly."""
     if not (source.path / "trainer.json").is_file():

@@ -266,7 +266,7 @@ def generate(
     if not first:
         return
     reader = Reader(model, len(first))
-    waiting = chain(first, waiting)
+    waiting = (row for row in chain(first, waiting) if not row.done and row.left > 0)
     try:
         while True:
             for place in reversed(range(len(live))):

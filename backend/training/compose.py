@@ -128,19 +128,19 @@ def word_bias(begun: str, change: Mapping[str, float], spelling: Spelling) -> to
     for word, nats in change.items():
         whole = 2 ** (len(word) + 1) - 1
         for k in range(1, len(word) + 1):
-            part = nats * (2**k - 1) / whole
+            part = nats * ((2**k - 1) / whole)
             if not begun:
                 put(at, word[:k], part)
             elif k > len(begun) and word.startswith(begun):
-                put(at, word[len(begun) : k], part - nats * (2 ** len(begun) - 1) / whole)
+                put(at, word[len(begun) : k], part - nats * ((2 ** len(begun) - 1) / whole))
             put(after, f" {word[:k]}", part)
     bias = torch.zeros(spelling.vocab_size)
     for ids in (at, after):
         if ids:
             bias[list(ids)] = torch.tensor(list(ids.values()))
     if begun in change:
-        ended = change[begun] * 2 ** len(begun) / (2 ** (len(begun) + 1) - 1)
-        bias[spelling.ends_word] += ended
+        ended = 2 ** len(begun) / (2 ** (len(begun) + 1) - 1)
+        bias[spelling.ends_word] += change[begun] * ended
     return bias
 
 
@@ -220,7 +220,9 @@ class Draft:
         if self.body is None:
             self.body = _header_end(self.text + "\n" * at_end)
             if self.body is None:
-                return
+                if not at_end:
+                    return
+                self.body = 0
             self._judged = self.body
         line = self.text.rfind("\n") + 1
         inside = line > self.body or self._headed
@@ -339,7 +341,7 @@ class Draft:
         place = self._place
         if place.upto == "song":
             lines = len(self._sung(here))
-            return lines < (place.lines or 0) or self._stanzas() < (place.stanzas or 0)
+            return lines < (place.lines or 1) or self._stanzas() < (place.stanzas or 0)
         return len(_lines(here)) < (place.lines or 1)
 
     def _sung(self, here: str) -> list[str]:

@@ -27,12 +27,13 @@ import torch
 from backend.config.loader import from_values, program
 from backend.config.schema import SampleConfig
 from backend.data.bins import Bins, Split
+from backend.data.sections import section
 from backend.data.song import header, split_header
 from backend.data.tokenizers import ALIKE
-from backend.errors import CheckpointError, ConfigError, DataError, Terminated
+from backend.errors import CheckpointError, ConfigError, DataError, Terminated, first_line
 from backend.evaluation.loss import split_loss
 from backend.evaluation.lyrics import end_rhyme_rate, quality, repeated_lines
-from backend.evaluation.novelty import HUMAN, Novelty, words
+from backend.evaluation.novelty import HUMAN, NAME, Novelty, words
 from backend.models import checkpoint
 from backend.models.generation import Sampling, generate, room
 from backend.models.gpt import n_params
@@ -54,6 +55,7 @@ from backend.training.compose import (
 VERSION = 2
 RULE = "─" * 60
 CANDIDATE = 2**20  # what the seeds of the candidates for one song lie apart
+INDEXED = 2**28  # tokens of a corpus that is indexed without being asked
 JUDGED = 4096  # tokens of held-out songs by which int8 is judged
 SMALL = 4_000_000  # parameters below which threads wait for each other longer than they multiply
 # what of the settings is where songs lie, not what they are
@@ -253,6 +255,7 @@ class Studio:
         self.runtime = detect(device=config.device, dtype=config.dtype)
         tokenizer = checkpoint.load_tokenizer(source)
         model = checkpoint.load_model(source, self.runtime.device)
+        checkpoint.check_numbers(source, model)
         if self.runtime.device.type == "cpu" and n_params(model) < SMALL:
             torch.set_num_threads(1)
         self.spelling = Spelling(tokenizer, model.vocab_size)
@@ -264,9 +267,9 @@ class Studio:
         self.unknown = trained_on if isinstance(trained_on, str) else ""  # why novelty is
         if isinstance(trained_on, Bins):
             try:
-                self.novelty = Novelty.open(trained_on)
-            except OSError as error:
-                self.unknown = f"no index can be written to {trained_on.folder}: {error.strerror}"
+                self.novelty = _index(trained_on, asked=bool(config.dataset or config.max_copy))
+            except (OSError, DataError) as error:
+                self.unknown = f"the training songs have no index: {first_line(error)}"
         at_once = min(rows * config.best_of, room(model))
         before = self._held_out_loss(model, trained_on) if config.quantize else None
         self.model = pack(model, torch.int8 if config.quantize else self.runtime.dtype, at_once)
@@ -356,8 +359,8 @@ class Studio:
                     begun = True
                     own, _ = split_header(head + draft.text)
                     print(_head(own.get("title"), own.get("artist")), end="")
-                if begun:
-                    print(draft.fresh(), end="", flush=True)
+                if begun and (new := draft.fresh()):
+                    print(new, end="", flush=True)
                 if not draft.over:
                     break
                 song = row_of(shown, draft)
@@ -368,7 +371,7 @@ class Studio:
             for n, group in enumerate(groups):
                 draft, scores = self._best(config, group, head)
                 song = row_of(n, draft)
-                song["quality"] |= {"best_of": scores}
+                song["best_of"] = scores
                 print(shown_as(song))
                 yield song
 
@@ -430,6 +433,8 @@ class Studio:
                 f"{c!r} is {lost if read[c] == c else f'read as {read[c]!r}'}" for c in unseen
             )
             print(f"note: the model never saw some characters: {', '.join(become)}")
+        for name in _unknown_sections(config.structure or ""):
+            print(f"note: no song has a section {name} (as in Verse 2, Chorus, Bridge, Outro)")
         longest = max(len(self.spelling.encode(asked + prompt)) for prompt in prompts) + 1
         if longest > block_size:
             print(
@@ -487,6 +492,23 @@ class Studio:
         return statistics.fmean(shares) if shares else 0.0
 
 
+def _unknown_sections(structure: str) -> list[str]:
+    return [header for header in sections(structure) if section(header) is None]
+
+
+def _index(bins: Bins, *, asked: bool) -> Novelty:
+    """What stands in the training songs.
+
+    Raises:
+        DataError, OSError: it cannot be indexed, or is too large to be without being asked.
+    """
+    if not (bins.folder / NAME).is_file():
+        if len(bins.train.tokens) > INDEXED and not asked:
+            raise DataError(f"{bins.folder} is large, and --dataset={bins.folder} was not said")
+        print("novelty: reading the training songs, once ...", flush=True)
+    return Novelty.open(bins)
+
+
 def _plain(name: str) -> str:
     """A name without case, accents and punctuation."""
     folded = unicodedata.normalize("NFKD", "".join(ALIKE.get(c, c) for c in name).casefold())
@@ -509,12 +531,13 @@ def foot(row: Mapping[str, Any]) -> str:
     said = [f"seed {row['seed']}"]
     said += ["cut at max_new_tokens"] * (row["finish"] == "length")
     if refused := row["refused"]:
-        said.append("taken back: " + ", ".join(f"{n} {why}" for why, n in refused.items()))
+        said.append("taken back: " + ", ".join(f"{why} ×{n}" for why, n in refused.items()))
     lines = [f"({'; '.join(said)})"]
     new = row["novelty"]
     if "unknown" in new:
         return "\n".join([*lines, f"novelty unknown: {new['unknown']}"])
-    text = f"longest run from a training song: {new['longest_words']} words"
+    n = new["longest_words"]
+    text = f"longest run from a training song: {n} word{'s' * (n != 1)}"
     if new["song"]:
         text += f", “{new['words']}” ({new['song']})"
     text += f"; {new['share_5gram']:.1%} of its 5-word runs stand in training songs"
