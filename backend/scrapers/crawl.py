@@ -111,7 +111,7 @@ def main(config: CrawlConfig) -> Summary:
             if crawl.rows:
                 print(closing_table(crawl.rows), flush=True)
         views, failed = store.views(), counts.get("failed", 0)
-        if config.refresh and not (failed or crawl.errors):
+        if config.refresh and not crawl.errors:
             store.refreshed()
     if crawl.errors and (len(crawl.errors) >= len(sources) or not crawl.rows):
         first, *others = crawl.errors
@@ -323,7 +323,7 @@ class Crawl:
             )
         if site == "demo":
             releases = [demo_site.read_release(path) for path in demo_site.songbook_files()]
-            address = stack.enter_context(demo_site.serve(demo_site.pages(releases).get))
+            address = stack.enter_context(demo_site.serve(demo_site.site(releases)))
             # It costs nothing, and its songbook may have been edited.
             shared["since"] = now()
             return DarkLyrics(**shared, fetcher=self._fetcher(site, demo_site.SITE, address))
@@ -358,7 +358,9 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore, report: list[dict[str, 
     path = Path(config.path)
     rows: dict[str, Row] = {}
     seen: set[str] = set()
-    for file, found in read_files(path, folder(config), dict(_columns(config))):
+    for file, found in read_files(
+        path, folder(config), dict(pair.split("=", 1) for pair in config.columns)
+    ):
         if isinstance(found, str):
             report.append({"file": str(file), "refused": found})
             continue
@@ -385,10 +387,6 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore, report: list[dict[str, 
     if config.max_songs is None and (gone := store.forget(path.resolve().as_uri(), seen)):
         print(f"  {gone} song{'s' * (gone > 1)} forgotten, whose files are gone")
     return list(rows.values())
-
-
-def _columns(config: CrawlConfig) -> list[tuple[str, str]]:
-    return [(pair.partition("=")[0], pair.partition("=")[2]) for pair in config.columns]
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:

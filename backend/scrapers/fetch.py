@@ -201,8 +201,8 @@ class Fetcher:
             page = self._retrying(url, None, attempts=min(self.retries, 2))
         except NetworkError as error:
             raise self._stop(error) from error
-        # An API that wants a token for everything has no robots.txt to show.
-        absent = page.status in (404, 410) or (page.status == 401 and authorized)
+        # An API that wants a token for everything has no robots.txt to show without one.
+        absent = page.status in (404, 410) or (authorized and page.status in (401, 403))
         if not absent and (page.status in (401, 403, 429) or page.status >= 500):
             raise self._stop(
                 Blocked(
@@ -264,10 +264,11 @@ class Fetcher:
                         mend="check the network; --source=demo and --source=files need none",
                     ) from error
             else:
-                if page.status >= 400:
-                    self._wait(retry_after_s(page.headers))
+                asked = retry_after_s(page.headers) if page.status >= 400 else 0.0
                 if page.status not in RETRIED or attempt == attempts or _is_challenge(page):
+                    self._wait(asked)
                     return page
+                wait = max(wait, asked)
             self._wait(wait)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -368,8 +369,13 @@ def _read(url: str, response: requests.Response, deadline: float) -> bytes:
                 break
         if len(body) > MAX_BODY:
             raise PageError(f"{url} is larger than {MAX_BODY // 2**20} MB")
-    if unpack is not None and not unpack.eof:
-        raise requests.ConnectionError("the packed page was cut")
+    known_end = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+    if unpack is not None:
+        known_end = unpack.eof
+        if not known_end:
+            raise requests.ConnectionError("the packed page was cut")
+    if not known_end and b"<html" in body[:2000].lower() and b"</html" not in body[-2000:].lower():
+        raise requests.ConnectionError("the page was cut")  # its end is all that could say so
     return bytes(body)
 
 

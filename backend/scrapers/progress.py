@@ -62,7 +62,7 @@ class Progress:
         self._pages = self._songs = self._left = 0
         self._artists_left = self._artists_done = self._pages_of_artists = 0
         self._began = self._told = time.monotonic()
-        self._bar = tqdm(total=0, unit=" pages", disable=None, smoothing=0, dynamic_ncols=True)
+        self._bar: Any = None  # drawn with the first page
 
     def artists(self, n: int) -> None:
         """So many artists are to be looked at."""
@@ -95,21 +95,21 @@ class Progress:
     def say(self, line: str) -> None:
         """A line that the bar does not overwrite."""
         with self._lock:
-            if self._bar.disable:
-                print(line, flush=True)
-            else:
-                self._bar.write(line)
+            tqdm.write(line)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _show(self) -> None:
+        if self._bar is None:
+            self._bar = tqdm(unit=" pages", disable=None, smoothing=0, dynamic_ncols=True)
         # Of artists that nobody looked at yet, as many pages as of the others, and their own one.
         mean = self._pages_of_artists / max(1, self._artists_done)
         left = self._left + round(self._artists_left * (1 + mean))
         waited = sum(host.waited_s for host in list(self._hosts.values()))
         facts = f"{self._songs:,} songs, {waited:,.0f} s waited"
-        self._bar.total = self._pages + left
+        self._bar.total = self._pages + left if left else None  # nobody knows yet, or the last one
         self._bar.set_postfix_str(facts, refresh=False)
         self._bar.update()
         now = time.monotonic()

@@ -146,8 +146,10 @@ class Way:
         return self.max_songs is not None and row.songs["song"] >= self.max_songs
 
     def _add(self, row: Row, found: Mapping[str, int]) -> None:
+        for what, n in found.items():
+            if what in KINDS:
+                row.songs[what] += n
         row.others += found.get("of others", 0)
-        row.songs.update({kind: n for kind, n in found.items() if kind in KINDS})
 
 
 class GivenUp(PageError):
@@ -257,7 +259,8 @@ class DarkLyrics(Way):
             found = Counter[str](song.kind for song in taken) if whole else None
             row.new += self.store.put(page, taken, fetched=fetched, found=found)
             self.progress.songs(len(taken))
-        self.store.write_views()
+        if row.new:
+            self.store.write_views()
 
     def plan(self, link: Link, look: bool) -> tuple[int, int] | None:
         if not (look or self._taken(self.store.outcome(link.url))):
@@ -438,7 +441,8 @@ class Genius(Way):
                 self._add(row, outcome.found)
             else:
                 self._song(row, song)
-        self.store.write_views()
+        if row.new:
+            self.store.write_views()
 
     def plan(self, link: Link, look: bool) -> tuple[int, int] | None:
         songs = list(itertools.islice(self._songs(Row(self.source, link.name), link),

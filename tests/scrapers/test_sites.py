@@ -52,9 +52,7 @@ def site(server):
     """Both shapes of the songbook on one server; scripts of a test come first."""
 
     def build(releases=SONGBOOK):
-        metal = demo_site.pages(list(releases), site=darklyrics.SITE)
-        rap = demo_site.genius_pages(list(releases))
-        server.page = lambda path: metal.get(path) or rap(path)
+        server.page = demo_site.site(list(releases), darklyrics.SITE)
         return server
 
     return build
@@ -543,7 +541,7 @@ def many(n_artists):
 def test_after_kill_9_at_any_moment_nothing_is_lost_and_nothing_is_fetched_twice(
     tmp_path, site, run, server, source, kills
 ):
-    releases = many(2 * kills)
+    releases = many((10 if source == "darklyrics" else 3) * kills)
     site(releases)
     names = sorted({release.artist for release in releases})
     (tmp_path / "names.txt").write_text("\n".join(names))
