@@ -7,7 +7,7 @@ c counts n-grams of the highest order; below it, by how many different tokens an
 after h, D = n1 / (n1 + 2 n2) of each order, and below all of them every token is equally likely.
 
 An order is a sorted array of keys, context id * V + token, where the context's id is its own place
-in the order below: arrays alone, 12 bytes and a little for each different n-gram.
+in the order below: arrays alone, 20 bytes for each different n-gram.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Order(NamedTuple):
 
     keys: Ids  # (n,) sorted: context id * V + token
     heaped: Floats  # (n+1,) discounted counts of all before
-    starts: Ids  # (contexts+1,) where the n-grams of a context begin
+    starts: npt.NDArray[np.int32]  # (contexts+1,) where the n-grams of a context begin
     discount: float
 
     def find(self, contexts: Ids, ids: Ids, V: int) -> Ids:
@@ -72,7 +72,8 @@ class NGram:
         discount = once / (once + 2 * twice) if once and twice else 0.5
         heaped = np.append(0.0, np.cumsum(counts - discount))
         bounds = np.arange(contexts + 1, dtype=np.int64) * self.vocab_size
-        self.orders.append(Order(keys, heaped, np.searchsorted(keys, bounds), discount))
+        starts = np.searchsorted(keys, bounds).astype(np.int32)
+        self.orders.append(Order(keys, heaped, starts, discount))
 
     def nats(self, tokens: npt.NDArray[np.integer]) -> Floats:
         """-ln P of each token of a stream, given the n-1 before it: (N,)."""

@@ -416,6 +416,17 @@ def facts_of(source: Source) -> dict[str, Any]:
     return _read_json(source.path / "model.json") if source.kind == "ours" else {}
 
 
+def dataset_of(source: Source) -> str | None:
+    """The bins that weights were trained on, as their run names them; None where none does."""
+    if source.run.absolute() not in source.path.absolute().parents:
+        return None
+    try:
+        settings = json.loads((source.run / "config.json").read_text(encoding="utf-8"))
+        return str(settings["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def base_of(source: Source) -> Source:
     """The frozen weights of a LoRA step."""
     folder = source.run / "base"
@@ -440,6 +451,20 @@ def load_model(source: Source, device: torch.device | str = "cpu") -> GPT:
         CheckpointError: as `read`.
     """
     return read(source).build().to(device).eval()
+
+
+def check_numbers(source: Source, model: GPT) -> None:
+    """
+    Raises:
+        CheckpointError: a weight is no number.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{source} has weights that are no numbers, in {name}",
+                why="its training diverged",
+                mend="--checkpoint=best, or an earlier step; train again with a lower rate",
+            )
 
 
 def load_trainer(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -30,6 +30,7 @@ from backend.storage import Summary, atomic_write, git_commit, packages
 from backend.training import (
     bench_crawl,
     bench_data,
+    bench_generation,
     bench_model,
     bench_songs,
     bench_step,
@@ -163,7 +164,7 @@ SECTIONS: dict[str, Section] = {
     "road": Section(_road),
     "tests": Section(_tests),
     "model": Section(bench_model.model, ("nanogpt",)),
-    "generation": Section(bench_model.generation, ("nanogpt",)),
+    "generation": Section(bench_generation.generation, ("text", "nanogpt")),
     "attention": Section(bench_model.attention, ("text",)),
     "lora": Section(bench_model.lora_memory),
     "crawl": Section(bench_crawl.crawl),

@@ -128,19 +128,19 @@ def word_bias(begun: str, change: Mapping[str, float], spelling: Spelling) -> to
     for word, nats in change.items():
         whole = 2 ** (len(word) + 1) - 1
         for k in range(1, len(word) + 1):
-            part = nats * (2**k - 1) / whole
+            part = nats * ((2**k - 1) / whole)
             if not begun:
                 put(at, word[:k], part)
             elif k > len(begun) and word.startswith(begun):
-                put(at, word[len(begun) : k], part - nats * (2 ** len(begun) - 1) / whole)
+                put(at, word[len(begun) : k], part - nats * ((2 ** len(begun) - 1) / whole))
             put(after, f" {word[:k]}", part)
     bias = torch.zeros(spelling.vocab_size)
     for ids in (at, after):
         if ids:
             bias[list(ids)] = torch.tensor(list(ids.values()))
     if begun in change:
-        ended = change[begun] * 2 ** len(begun) / (2 ** (len(begun) + 1) - 1)
-        bias[spelling.ends_word] += ended
+        ended = 2 ** len(begun) / (2 ** (len(begun) + 1) - 1)
+        bias[spelling.ends_word] += change[begun] * ended
     return bias
 
 
@@ -169,7 +169,8 @@ class Draft:
         left: int,
     ) -> None:
         self.rules, self.spelling = rules, spelling
-        self.row = Row([*front], seed, left, keep=len(front))
+        self.front, self._headed = len(front), headed
+        self.row = Row([*front], seed, left, keep=self.front)
         self.text = ""
         self.body: int | None = 0 if headed else None  # where a header of the model's own ends
         self.finish: Literal["end", "length", "lines"] = "length"
@@ -194,7 +195,10 @@ class Draft:
             return ""
         sure = len(self.text)
         if not self.over:
-            sure = self._begun() - max((len(stop) for stop in self.rules.stop), default=0)
+            line = self.text.rfind("\n") + 1
+            may_be_header = any(f"{key}: ".startswith(self.text[line:]) for key in HEADER)
+            sure = line if may_be_header else self._begun()
+            sure -= max((len(stop) for stop in self.rules.stop), default=0)
             sure = len(self.text[: max(sure, 0)].rstrip())
         self._told = max(self._told, self.body or 0)
         new = self.text[self._told : sure]
@@ -216,8 +220,16 @@ class Draft:
         if self.body is None:
             self.body = _header_end(self.text + "\n" * at_end)
             if self.body is None:
-                return
+                if not at_end:
+                    return
+                self.body = 0
             self._judged = self.body
+        line = self.text.rfind("\n") + 1
+        inside = line > self.body or self._headed
+        # a model whose end was refused begins another song
+        header = inside and HEADER_LINE.match(self.text[line:] + "\n")
+        if header and self._refuse_from(line, "header lines"):
+            return
         if self._judge(at_end):
             if at_end:
                 self._end_of_text()
@@ -329,7 +341,7 @@ class Draft:
         place = self._place
         if place.upto == "song":
             lines = len(self._sung(here))
-            return lines < (place.lines or 0) or self._stanzas() < (place.stanzas or 0)
+            return lines < (place.lines or 1) or self._stanzas() < (place.stanzas or 0)
         return len(_lines(here)) < (place.lines or 1)
 
     def _sung(self, here: str) -> list[str]:
