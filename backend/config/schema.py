@@ -684,7 +684,7 @@ class EvaluateConfig(Settings):
     stride: int | None = None
     """Tokens from one window of a long song to the next; none is half the block. Smaller ones give
     each token more to go by, and take longer."""
-    eval_iters: int = 50
+    eval_iters: int = 20
     """Random batches for nanoGPT's estimate of the validation loss, for comparison with old logs; 0
     for none."""
     batch_size: int = 16
