@@ -23,6 +23,7 @@ PROGRAMS = {
     "sample": ("backend.training.sample", schema.SampleConfig),
     "export": ("backend.training.export", schema.ExportConfig),
     "bench": ("backend.training.bench", schema.BenchConfig),
+    "doctor": ("backend.doctor", schema.DoctorConfig),
     "pipeline": ("flows.lyrics_pipeline", schema.PipelineConfig),
 }
 

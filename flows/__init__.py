@@ -1,7 +1,7 @@
 """Prefect lives here and nowhere else: the stages of the backend, chained.
 
 Prefect reads its settings when it is imported, so they stand here, before any of it. Each can be
-set otherwise in the environment.
+set otherwise in the environment; processes that we start inherit them.
 """
 
 import logging
@@ -10,16 +10,22 @@ from pathlib import Path
 
 import backend  # noqa: F401 (its settings too come before everything heavy)
 
+NAME = "lyrics-pipeline"  # of the flow
+ROOT = Path(__file__).resolve().parents[1]
+
 for _key, _value in {
     # Its own folder: the database of somebody's other Prefect work is not ours to migrate.
-    "PREFECT_HOME": str(Path(__file__).resolve().parents[1] / ".prefect"),
+    "PREFECT_HOME": str(ROOT / ".prefect"),
     # Both are needed: the first stops the client's events, the second the server's heartbeat.
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # The temporary server migrates its database on its first start; 20 s is too short for a laptop.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    # The stages speak for themselves, and a failed one returns its sentence.
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    # Who holds the one place of a deployment is on the disk, not in the server's memory: else the
+    # place of a run that died with the server would stay taken for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
 }.items():
     os.environ.setdefault(_key, _value)

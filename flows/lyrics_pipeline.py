@@ -1,73 +1,229 @@
-"""The flow: crawl -> clean -> binarize -> train -> sample, and a report.
+"""The flow: crawl -> clean -> binarize -> train -> evaluate -> sample, and a report.
 
     python -m flows.lyrics_pipeline
     python -m flows.lyrics_pipeline --source=darklyrics --artists "Opeth" "At the Gates"
 
-Runs on a temporary Prefect server that starts and stops with it; nothing else has to be started.
-Writes data/<dataset>/ and out/<run>/. A second run does only what changed.
+Takes the Prefect server that runs, else a temporary one that stops with it; nothing has to be
+started before. Writes data/<dataset>/ and out/<run>/. A second run does only what changed.
 """
 
+import inspect
+import json
+import logging
+import os
+import platform
+import shlex
 import subprocess
 import sys
+import time
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL
+from prefect import flow, get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.flows import Flow
+from prefect.logging import get_run_logger
+from prefect.logging.loggers import flow_run_logger
+from prefect.runtime import deployment
+from prefect.runtime import flow_run as now
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 
-from backend.config.loader import from_values, load, program
-from backend.config.schema import PipelineConfig, TrainConfig
+from backend.config.loader import field_docs, fields_of, from_values, program
+from backend.config.schema import PipelineConfig
+from backend.doctor import answers
 from backend.errors import ConfigError, UserError
 from backend.report import Report
 from backend.storage import Summary
 from backend.training.log import add_training
-from flows import stages as tasks
+from flows import NAME, artifacts, stages
 
 
-@flow(name="lyrics-pipeline", validate_parameters=False)
-def lyrics_pipeline(
-    profile: str = "auto",
-    source: list[str] | None = None,
-    artists: list[str] | None = None,
-    artist_file: str | None = None,
-    max_songs: int | None = None,
-    path: str | None = None,
-    dataset: str | None = None,
-    run: str | None = None,
-    tokenizer: str = "auto",
-    config: str | None = None,
-    train_overrides: list[str] | None = None,
-    num_samples: int = 3,
-    start: str = "",
-    stages: list[str] | None = None,
-    force: bool = False,
-) -> State[Any]:
-    """Songs in the manner of the artists you love. Every parameter is a key of PipelineConfig."""
-    given = {key: value for key, value in locals().items() if value is not None}
+def keys_of_the_schema(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a function of keywords the keys of PipelineConfig as its parameters, with their types,
+    choices, defaults and meanings, which Prefect reads to check them and to make a form."""
+    hints, defaults = fields_of(PipelineConfig), PipelineConfig().as_dict()
+    parameters = []
+    for key, hint in hints.items():
+        default = defaults[key]
+        if typing.get_origin(hint) is tuple:  # JSON has lists
+            hint, default = list[typing.get_args(hint)[0]], list(default)  # type: ignore[misc]
+        parameters.append(
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        )
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    meanings = (f"    {key}: {text}" for key, text in field_docs(PipelineConfig).items())
+    function.__doc__ = "\n".join([f"{function.__doc__}\n", "Args:", *meanings])
+    return function
+
+
+def run_name() -> str:
+    """`{profile}-{dataset}-{run}`."""
     try:
-        settings = from_values(PipelineConfig, given)
-        if "train" in settings.stages:  # a typo shows now, not after hours of crawling
-            load(TrainConfig, tasks.train_command(settings)[1:])
-    except ConfigError as error:
-        return Failed(message=str(error), data=error)
+        config = from_values(PipelineConfig, now.parameters)
+    except ConfigError:
+        return NAME  # the flow itself says what is wrong
+    return f"{config.profile}-{stages.data_dir(config).name}-{stages.out_dir(config).name}"
+
+
+def say_how_to_continue(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """A crash, a kill -9 or a cancellation: nothing is lost, and this is the command."""
+    try:
+        config = from_values(PipelineConfig, flow_run.parameters)
+    except ConfigError:
+        return
+    command = again(config, deployed=flow_run.deployment_id is not None)
+    text = f"{state.name}; what was finished is kept; go on with: {command}"
+    flow_run_logger(flow_run).warning(text)
+    if flow_run.deployment_id is None:
+        print(text, flush=True)
+
+
+@flow(
+    name=NAME,
+    description="Songs in the manner of the artists you love.",
+    flow_run_name=run_name,
+    validate_parameters=False,  # the schema does, and says everything at once
+    on_crashed=[say_how_to_continue],
+    on_cancellation=[say_how_to_continue],
+)
+@keys_of_the_schema
+def lyrics_pipeline(**parameters: Any) -> State[Any]:
+    """Songs in the manner of the artists you love."""
+    deployed = deployment.id is not None
+    _quiet(logging.WARNING)
+    try:
+        config = from_values(PipelineConfig, parameters)
+        stages.check(config)
+    except UserError as error:
+        return _failed(error)
+    _sign(config)
+    command = again(config, deployed=deployed)
     summaries: list[Summary] = []
-    for name in settings.stages:
-        ended: State[Any] = tasks.STAGES[name](settings, return_state=True)
-        result = ended.result(raise_on_failure=False)
-        if isinstance(result, UserError):
-            named = UserError(f"{name}: {result.what}", result.why, result.mend)
-            return Failed(message=str(named), data=named)
-        summaries.append(cast(Summary, ended.result()))  # raises what was a bug, with its traceback
-    _close(settings, summaries)
+    with one_at_a_time(stages.data_dir(config)):
+        for name in stages.STAGES:
+            if name not in config.stages:
+                continue
+            ended = stages.stage.with_options(name=name)(name, config, return_state=True)
+            result = ended.result(raise_on_failure=False)
+            if isinstance(result, UserError):
+                mend = f"{result.mend}\n        then " if result.mend else ""
+                return _failed(UserError(f"{name}: {result.what}", result.why, mend + command))
+            # raises what was a bug, with its traceback
+            summaries.append(cast(Summary, ended.result()))
+        _close(config, summaries)
+    if missing := incomplete(summaries):
+        print(f"incomplete: {missing}; go on with:\n  {command}", flush=True)
+        message = f"{missing}; go on with: {command}"
+        return Completed(name="Incomplete", message=message, data=summaries)
     return Completed(message="all stages are done", data=summaries)
 
 
-def _close(settings: PipelineConfig, summaries: list[Summary]) -> None:
+def _failed(error: UserError) -> State[Any]:
+    if deployment.id is not None:  # else the program says it
+        print(f"error: {error}", flush=True)
+    return Failed(message=str(error), data=error)
+
+
+def incomplete(summaries: Sequence[Summary]) -> str | None:
+    """What the sites did not give, in words; None where the crawl has everything."""
+    crawl = next((s for s in summaries if s.stage == "crawl" and not s.skipped), None)
+    if crawl is None or not (crawl.notes or crawl.counts.get("failed")):
+        return None
+    rows = json.loads((crawl.folder / "crawl.json").read_text(encoding="utf-8"))["artists"]
+    n = sum(1 for row in rows if row["failed"])
+    return "; ".join([*[f"{n} of {len(rows)} artists incomplete"] * bool(n), *crawl.notes])
+
+
+def again(config: PipelineConfig, *, deployed: bool) -> str:
+    """The command that continues a run. Without --force, which would begin anew."""
+    defaults = PipelineConfig(profile=config.profile)
+    values = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.as_dict().items()
+        if value != getattr(defaults, key) and key != "force"
+    }
+    if deployed:
+        name = {"auto": "default"}.get(config.profile, config.profile.replace("_", "-"))
+        words = ["prefect", "deployment", "run", f"{NAME}/{name}"]
+        for key, value in values.items():
+            words += ["-p", f"{key}={_as_prefect_reads(value)}"]
+    else:
+        words = ["python", "-m", "flows.lyrics_pipeline"]
+        for key, value in ({"profile": config.profile} | values).items():
+            if value == "auto":
+                continue
+            words += [f"--{key}", *value] if isinstance(value, list) else [f"--{key}={value}"]
+    return shlex.join(words)
+
+
+def _quiet(level: int) -> None:
+    """Prefect's lines on the screen, not those in the log of the run: the stages speak for
+    themselves, and are not to be read twice."""
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(max(handler.level, level))
+
+
+def _as_prefect_reads(value: Any) -> str:
+    """JSON; a text stays bare where it is none, which a title like 1989 is."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of two runs on one corpus the second waits, wherever each was started on this machine."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".flow.lock").open("w", encoding="utf-8") as file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    waiting = True
+                    text = f"another run works on {folder}; this one waits for it"
+                    print(text, flush=True)
+                    get_run_logger().info(text)
+                time.sleep(1)
+        yield  # a lock of the system's: it ends with us, however we end
+
+
+def _sign(config: PipelineConfig) -> None:
+    """In the server's book: tags, so that the UI finds all runs of a profile, a corpus or a run
+    folder, and which process of which machine this is, so that its death can be told."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    tags = {config.profile, stages.data_dir(config).name, stages.out_dir(config).name}
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(
+                context.flow_run.id, tags=sorted(tags.union(context.flow_run.tags)),
+                infrastructure_pid=f"{platform.node()}:{os.getpid()}",
+            )  # fmt: skip
+    except artifacts.GONE as error:
+        get_run_logger().warning("the run is not signed: %s", error)
+
+
+def _close(config: PipelineConfig, summaries: Sequence[Summary]) -> None:
     """The report, and what is where."""
-    out_dir = tasks.out_dir(settings)
+    out_dir = stages.out_dir(config)
     if not (out_dir / "metrics.jsonl").is_file():
         return  # stages before training alone
     report = Report(f"Lyrics of {out_dir.name}").section("Stages")
@@ -82,31 +238,51 @@ def _close(settings: PipelineConfig, summaries: list[Summary]) -> None:
     add_training(report, out_dir)
     lyrics = next((s for s in summaries if s.stage == "sample"), None)
     where = {"loss curve": out_dir / "loss.png", "report": out_dir / "report.md"}
+    if (out_dir / "evaluation.md").is_file():
+        where["evaluation"] = out_dir / "evaluation.md"
     if lyrics:
         songs = lyrics.folder / lyrics.counts["file"]
-        report.section("Songs").verbatim(songs.read_text(encoding="utf-8").strip())
+        artifacts.add_lyrics(report, songs.with_suffix(".jsonl"))
         where = {"lyrics": songs, **where}
     report.write(out_dir / "report.md")
     print("\n" + "\n".join(f"{name + ':':<12}{path}" for name, path in where.items()))
-    if settings.source == ("demo",):
+    if config.source == ("demo",) and deployment.id is None:
         print('next:       make lyrics ARGS=\'--source=darklyrics --artists "NAME" "NAME"\'')
 
 
-def _start_server() -> None:
-    """Prefect's temporary server, in a session of its own.
+# --- here and now ---------------------------------------------------------------------------------
 
-    A Ctrl-C in a terminal, or a SIGTERM to the process group, would end it together with us, and
-    Prefect then asks a dead server for over a minute how the interrupted run ended. Prefect offers
-    no setting for this, so its Popen is ours for as long as the server starts.
+
+@contextmanager
+def _a_server() -> Iterator[None]:
+    """The server that runs, else Prefect's temporary one, in a session of its own.
+
+    A Ctrl-C in a terminal, or a SIGTERM to the process group, would end that one together with us,
+    and Prefect then asks a dead server for over a minute how the interrupted run ended. Prefect
+    offers no setting for this, so its Popen is ours for as long as the server starts.
+
+    Raises:
+        UserError: none answers at the address that the environment names.
     """
-    if PREFECT_API_URL.value():
-        return  # a server that runs already
-    popen = subprocess.Popen
-    subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]
-    try:
-        SubprocessASGIServer().start()  # one per process: the flow finds it
-    finally:
-        subprocess.Popen = popen  # type: ignore[misc]
+    url = PREFECT_API_URL.value()
+    if url and answers(url):
+        yield
+        return
+    if os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(
+            f"no Prefect server answers at {url}, which PREFECT_API_URL names",
+            mend="start it, or unset PREFECT_API_URL: then a temporary one serves",
+        )
+    from prefect.server.api.server import SubprocessASGIServer  # 2 s, and only here
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):  # the project's own, which rests
+        popen = subprocess.Popen
+        subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]
+        try:
+            SubprocessASGIServer().start()  # one per process: the flow finds it
+        finally:
+            subprocess.Popen = popen  # type: ignore[misc]
+        yield
 
 
 def main(config: PipelineConfig) -> None:
@@ -114,8 +290,9 @@ def main(config: PipelineConfig) -> None:
     parameters: dict[str, Any] = {
         k: list(v) if isinstance(v, tuple) else v for k, v in config.as_dict().items()
     }
-    _start_server()
-    lyrics_pipeline(**parameters)  # a Failed state raises its error here
+    _quiet(logging.CRITICAL)
+    with _a_server():
+        lyrics_pipeline(**parameters)  # a Failed state raises its error here
 
 
 if __name__ == "__main__":

@@ -72,7 +72,13 @@ def test_every_make_target_named_in_the_documents_exists():
 
 
 def test_every_link_inside_the_documents_leads_somewhere():
-    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/benchmarks.md"):
+    for name in (
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/benchmarks.md",
+        "docs/scaling.md",
+    ):
         page = ROOT / name
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{name}: {target}"

@@ -963,7 +963,7 @@ class BenchConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(Settings):
-    """The flow: crawl, clean, binarize, train, sample, report"""
+    """The flow: crawl, clean, binarize, train, evaluate, sample, report"""
 
     profile: Literal["auto", "cpu", "mps", "rtx3050", "a100_node"] = "auto"
     """The machine, as in training."""
@@ -992,16 +992,14 @@ class PipelineConfig(Settings):
     """Keys of training on top of the recipe: --train_overrides max_iters=500 n_layer=6."""
     num_samples: int = 3
     """Songs to write at the end."""
+    structure: str | None = None
+    """Their sections, as in sample: "Verse 1, Chorus, Verse 2, Chorus"."""
     start: str = ""
     """Text they begin with."""
-    stages: tuple[Literal["crawl", "clean", "binarize", "train", "sample"], ...] = (
-        "crawl",
-        "clean",
-        "binarize",
-        "train",
-        "sample",
-    )
-    """Which stages to run, in this order; the others must have run before."""
+    stages: tuple[
+        Literal["crawl", "clean", "binarize", "train", "evaluate", "sample"], ...
+    ] = ("crawl", "clean", "binarize", "train", "evaluate", "sample")  # fmt: skip
+    """Which stages to run, always in this order; the others must have run before."""
     force: bool = False
     """Do every stage again though nothing changed. Training starts over: the run in the same folder
     is deleted, its lyrics too."""
@@ -1022,3 +1020,8 @@ class PipelineConfig(Settings):
                 artist_file=self.artist_file,
             )
             yield from crawl.problems()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Settings):
+    """Doctor: what is here, and what is missing"""

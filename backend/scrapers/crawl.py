@@ -158,6 +158,27 @@ def token(config: CrawlConfig) -> tuple[str, str]:
                 ("", ""))  # fmt: skip
 
 
+def needed_token(config: CrawlConfig) -> str:
+    """Genius's token.
+
+    Raises:
+        ConfigError: none is set, or what is set is none.
+    """
+    secret, where = token(config)
+    if secret and not re.fullmatch("[!-~]+", secret):
+        raise ConfigError(
+            f"{where} is no token: it has blanks or letters that no token has",
+            mend="copy a client access token of https://genius.com/api-clients again",
+        )
+    if not secret:
+        raise ConfigError(
+            "source=genius needs a token, and none is set",
+            mend="make a client access token at https://genius.com/api-clients and put "
+            f"{TOKEN}=... into .env; or --source=darklyrics, which needs none",
+        )
+    return secret
+
+
 def folder(config: CrawlConfig) -> Path:
     """The corpus folder: as given, or named after the source."""
     if config.data_dir:
@@ -301,18 +322,7 @@ class Crawl:
             "retry_failed": config.retry_failed, "max_songs": config.max_songs,
         }  # fmt: skip
         if site == "genius":
-            secret, where = token(config)
-            if secret and not re.fullmatch("[!-~]+", secret):
-                raise ConfigError(
-                    f"{where} is no token: it has blanks or letters that no token has",
-                    mend="copy a client access token of https://genius.com/api-clients again",
-                )
-            if not secret:
-                raise ConfigError(
-                    "source=genius needs a token, and none is set",
-                    mend="make a client access token at https://genius.com/api-clients and put "
-                    f"{TOKEN}=... into .env; or --source=darklyrics, which needs none",
-                )
+            secret = needed_token(config)
             public = config.genius_public_api_root
             return Genius(
                 **shared,
