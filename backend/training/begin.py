@@ -91,7 +91,9 @@ def resumes(config: TrainConfig, source: Source | None) -> bool:
 
 
 def _move_aside(out_dir: Path, why: str) -> None:
-    aside = out_dir.with_name(f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}")
+    name = f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}"
+    free = (out_dir.with_name(name + more) for more in ("", *(f"-{n}" for n in range(2, 99))))
+    aside = next(path for path in free if not path.exists())  # two runs may end in one second
     out_dir.rename(aside)
     print(f"{out_dir} held another run ({why}); it is {aside} now")
 

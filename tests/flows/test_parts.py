@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from backend.config.loader import field_docs, fields_of, from_values, help_text, load
 from backend.config.schema import PipelineConfig
+from backend.data import tokenizers
 from backend.errors import ConfigError
 from flows import artifacts, child, deployments, prefect_hook, serve, stages
 from flows.lyrics_pipeline import again, incomplete, lyrics_pipeline, one_at_a_time
