@@ -91,7 +91,7 @@ def tokenizers(config: BenchConfig) -> str:
             model = checkpoint.load_model(checkpoint.find(runs[0].place, "last"))
             read = statistics.median(run.tokens * per_token for run in runs) / 1e6
             rows.append([label, bins.tokenizer.vocab_size, f"{per_token:.2f}", n_params(model),
-                         f"{read:.1f}", f"{statistics.median(scores):.4f}",
+                         f"{read:.2f}", f"{statistics.median(scores):.4f}",
                          f"{max(scores) - min(scores):.4f}"])  # fmt: skip
             print("  ".join(map(str, rows[-1])), flush=True)
     head = ["tokenizer", "vocabulary", "characters a token", "parameters",
