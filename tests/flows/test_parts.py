@@ -171,12 +171,12 @@ def test_without_a_recipe_the_flow_finetunes_lyrics_base_where_it_is_and_the_son
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stages.tokenizers, "LYRICS_BASE", tmp_path / "none")
+    monkeypatch.setattr(tokenizers, "LYRICS_BASE", tmp_path / "none")
     assert "--dataset=data/demo/char" in stages.train_command(PipelineConfig())
     base = tmp_path / "base"
     base.mkdir()
     (base / "COMPLETE").touch()
-    monkeypatch.setattr(stages.tokenizers, "LYRICS_BASE", base)
+    monkeypatch.setattr(tokenizers, "LYRICS_BASE", base)
     command = stages.train_command(PipelineConfig())
     assert command[1:3] == ["config/finetune_lyrics_base.py", "--dataset=data/demo/lyrics-base"]
     assert "--init_from=auto" in command
