@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], tell: Callable[[str], None]) -> int:
                 child.terminate()
 
     reader = threading.Thread(target=read, daemon=True)
-    with _outlived(child.pid):
+    with outlived(child.pid):
         reader.start()
         try:
             child.wait()  # here and not in the reader: a signal is raised in this thread
@@ -88,7 +88,7 @@ def _stop(child: "subprocess.Popen[str]") -> None:
 
 
 @contextmanager
-def _outlived(pid: int) -> Iterator[None]:
+def outlived(pid: int) -> Iterator[None]:
     """While this is open, our own end, in whatever way, is a SIGTERM to the process: a shell waits
     for the end of a pipe that nobody but us holds open."""
     if os.name != "posix":

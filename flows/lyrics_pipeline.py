@@ -25,13 +25,13 @@ from typing import Any, cast
 
 from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import deployment
 from prefect.runtime import flow_run as now
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 
 from backend.config.loader import field_docs, fields_of, from_values, program
@@ -41,7 +41,7 @@ from backend.errors import ConfigError, UserError
 from backend.report import Report
 from backend.storage import Summary
 from backend.training.log import add_training
-from flows import NAME, artifacts, stages
+from flows import NAME, artifacts, child, stages
 
 
 def keys_of_the_schema(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,6 +253,12 @@ def _close(config: PipelineConfig, summaries: Sequence[Summary]) -> None:
 # --- here and now ---------------------------------------------------------------------------------
 
 
+def use_server(url: str) -> None:
+    """For all threads and for what they start; prefect.settings.temporary_settings is for one."""
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+
+
 @contextmanager
 def _a_server() -> Iterator[None]:
     """The server that runs, else Prefect's temporary one, in a session of its own.
@@ -275,13 +281,16 @@ def _a_server() -> Iterator[None]:
         )
     from prefect.server.api.server import SubprocessASGIServer  # 2 s, and only here
 
-    with temporary_settings(restore_defaults={PREFECT_API_URL}):  # the project's own, which rests
-        popen = subprocess.Popen
-        subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]
-        try:
-            SubprocessASGIServer().start()  # one per process: the flow finds it
-        finally:
-            subprocess.Popen = popen  # type: ignore[misc]
+    use_server("")  # not the project's own, which rests
+    server = SubprocessASGIServer()  # one per process: the flow finds it
+    popen = subprocess.Popen
+    subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]
+    try:
+        server.start()
+    finally:
+        subprocess.Popen = popen  # type: ignore[misc]
+    assert server.server_process is not None
+    with child.outlived(server.server_process.pid):
         yield
 
 

@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.runner import Runner
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect.states import Crashed
 
 from backend.config.loader import program
@@ -36,7 +36,7 @@ from backend.config.schema import Settings
 from backend.doctor import PREFECT_URL, answers
 from backend.errors import UserError
 from flows import NAME, deployments
-from flows.lyrics_pipeline import lyrics_pipeline, say_how_to_continue
+from flows.lyrics_pipeline import lyrics_pipeline, say_how_to_continue, use_server
 
 POLL_S = 2.0  # Prefect asks every 10: a person is waiting
 START_S = 120.0  # the first start makes the database
@@ -62,25 +62,25 @@ def main(config: Settings) -> None:
     url = PREFECT_API_URL.value() or PREFECT_URL
     if not answers(url):
         start_server(url)
-    with temporary_settings({PREFECT_API_URL: url}):
-        say_who_died()
-        runner = Stoppable(name="lyrics", limit=1, query_seconds=POLL_S)
-        signal.signal(signal.SIGINT, runner.handle_sigterm)
-        for deployment in deployments.build():
-            runner.add_deployment(deployment)
-        names = " ".join(f"/{name}" for name in deployments.PROFILES)
-        print(
-            f"serving {NAME}: {names}\n"
-            f"  run:  prefect deployment run {NAME}/default --watch\n"
-            f"  look: {url.removesuffix('/api')}\n"
-            "  stop: Ctrl-C; the server goes on until `prefect server stop`",
-            flush=True,
-        )
-        try:
-            asyncio.run(runner.start())
-        except RuntimeError:  # its watch over cancellations dies with a server that was gone
-            if not runner.asked:
-                raise
+    use_server(url)
+    say_who_died()
+    runner = Stoppable(name="lyrics", limit=1, query_seconds=POLL_S)
+    signal.signal(signal.SIGINT, runner.handle_sigterm)
+    for deployment in deployments.build():
+        runner.add_deployment(deployment)
+    names = " ".join(f"/{name}" for name in deployments.PROFILES)
+    print(
+        f"serving {NAME}: {names}\n"
+        f"  run:  prefect deployment run {NAME}/default --watch\n"
+        f"  look: {url.removesuffix('/api')}\n"
+        "  stop: Ctrl-C; the server goes on until `prefect server stop`",
+        flush=True,
+    )
+    try:
+        asyncio.run(runner.start())
+    except RuntimeError:  # its watch over cancellations dies with a server that was gone
+        if not runner.asked:
+            raise
 
 
 def start_server(url: str) -> None:

@@ -10,6 +10,7 @@ needs what is not here is left out with a line, and stays as it is on the page.
 import os
 import platform
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -118,6 +119,57 @@ def _road(config: BenchConfig) -> str:
     return table(["`make lyrics`", "seconds", "peak memory (MB)"], rows) + f"\n\n{note}"
 
 
+FLOW_RUNS = 3
+FLOW_STEPS = 20  # of training: its minutes are the same with the flow and without
+
+
+def _flow(config: BenchConfig) -> str:
+    """The demo by its bare commands and by the flow, each in an empty folder, in turn."""
+    short = [f"max_iters={FLOW_STEPS}", f"eval_interval={FLOW_STEPS}"]
+    bare = [
+        python("backend.scrapers.crawl", "--source=demo"),
+        python("backend.data.clean", "--data_dir=data/demo"),
+        python("backend.data.binarize", "--data_dir=data/demo"),
+        python("backend.training.train", "config/lyrics_small.py", "--dataset=demo/char",
+               "--out_dir=out/demo", *(f"--{key}" for key in short)),
+        python("backend.evaluation.evaluate", "--out_dir=out/demo"),
+        python("backend.training.sample", "--out_dir=out/demo"),
+    ]  # fmt: skip
+    flow = python("flows.lyrics_pipeline", "--train_overrides", *short)
+    names = ("bare commands", "flow, on a temporary server", "again, nothing changed",
+             "again, on a running server")  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, list[float]] = {name: [] for name in names}
+    before = dict(os.environ)
+    url = "http://127.0.0.1:4297/api"
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"PREFECT_HOME": home, "PREFECT_API_URL": url}
+        start = "import sys; from flows.serve import start_server; start_server(sys.argv[1])"
+        measure([sys.executable, "-c", start, url])
+        try:
+            for _ in range(FLOW_RUNS):
+                with tempfile.TemporaryDirectory() as folder:
+                    one = [measure(command, Path(folder)) for command in bare]
+                seconds[names[0]].append(sum(got.seconds for got in one))
+                peaks[names[0]].append(max(got.peak_mb or 0 for got in one))
+                with tempfile.TemporaryDirectory() as folder:
+                    for name, server in zip(names[1:], ("", "", url), strict=True):
+                        os.environ["PREFECT_API_URL"] = server
+                        got = measure(flow, Path(folder))
+                        seconds[name].append(got.seconds)
+                        peaks[name].append(got.peak_mb or 0)
+        finally:
+            os.kill(int((Path(home) / "server.pid").read_text(encoding="ascii")), signal.SIGTERM)
+            os.environ.clear()
+            os.environ |= before
+    medians = {name: statistics.median(seconds[name]) for name in names}
+    memory = {name: statistics.median(peaks[name]) for name in names}
+    rows = [[name, f"{medians[name]:.1f}", f"{memory[name]:,.0f}"] for name in names]
+    more_s, more_mb = (by[names[1]] - by[names[0]] for by in (medians, memory))
+    shown = table([f"the demo, {FLOW_STEPS} steps", "seconds", "peak memory (MB)"], rows)
+    return f"{shown}\n\nMedians of {FLOW_RUNS}. The flow adds {more_s:.1f} s and {more_mb:,.0f} MB."
+
+
 def _tests(config: BenchConfig) -> str:
     """The two test targets."""
     rows = []
@@ -162,6 +214,7 @@ STEP = ("nanogpt", "batch_size", "block_size", "bias", "real_data", "dataset", "
 SECTIONS: dict[str, Section] = {
     "help": Section(_help),
     "road": Section(_road),
+    "flow": Section(_flow),
     "tests": Section(_tests),
     "model": Section(bench_model.model, ("nanogpt",)),
     "generation": Section(bench_generation.generation, ("text", "nanogpt")),

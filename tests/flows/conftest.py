@@ -82,10 +82,13 @@ def server(environment, tmp_path_factory):
 def client(server):
     """Prefect's client, of the session's server."""
     from prefect import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
+    from flows.lyrics_pipeline import use_server
+
+    use_server(server)
+    with get_client(sync_client=True) as client:
         yield client
+    use_server("")
 
 
 @pytest.fixture(scope="session")
