@@ -17,6 +17,7 @@ import statistics
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,9 @@ class Studio:
         rows: int = 1,
     ) -> None:
         self.source = source
-        self.runtime = detect(device=config.device, dtype=config.dtype)
+        runtime = detect(device=config.device, dtype=config.dtype)
+        # packed weights are of the precision themselves: nothing is cast on the way
+        self.runtime = replace(runtime, dtype=torch.float32)
         tokenizer = checkpoint.load_tokenizer(source)
         model = checkpoint.load_model(source, self.runtime.device)
         checkpoint.check_numbers(source, model)
@@ -272,7 +275,7 @@ class Studio:
                 self.unknown = f"the training songs have no index: {first_line(error)}"
         at_once = min(rows * config.best_of, room(model))
         before = self._held_out_loss(model, trained_on) if config.quantize else None
-        self.model = pack(model, torch.int8 if config.quantize else self.runtime.dtype, at_once)
+        self.model = pack(model, torch.int8 if config.quantize else runtime.dtype, at_once)
         if config.quantize:
             after = self._held_out_loss(self.model, trained_on)
             if before and after:

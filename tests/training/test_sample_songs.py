@@ -21,6 +21,7 @@ from backend.data.song import CleanSong, header, write_songs
 from backend.errors import CheckpointError, ConfigError
 from backend.evaluation.novelty import Novelty, words
 from backend.models import checkpoint, packed
+from backend.runtime import cpu_has_bfloat16
 from backend.training import sample, train
 from tests.conftest import ROOT
 from tests.training.conftest import TINY
@@ -338,6 +339,18 @@ def test_int8_says_what_it_costs(sung, monkeypatch):
     assert 100 * (after / before - 1) == pytest.approx(change, abs=0.01)
     assert abs(change) < 0.5
     assert before < math.log(40)
+
+
+def test_bfloat16_writes_and_ranks_too(sung, monkeypatch):
+    if not cpu_has_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    monkeypatch.setattr(packed, "LEAST", 1)
+    got = sung(dtype="bfloat16", best_of=2, num_samples=2, max_new_tokens=60)
+    exact = sung(best_of=2, num_samples=2, max_new_tokens=60)
+    for rough, row in zip(got.rows, exact.rows, strict=True):
+        assert rough["best_of"]["likelihood"] == pytest.approx(
+            row["best_of"]["likelihood"], rel=0.3
+        )
 
 
 # --- mistakes -------------------------------------------------------------------------------------
