@@ -50,6 +50,7 @@ from backend.training.compose import (
     Spelling,
     around,
     by_sections,
+    lines_of,
     sections,
 )
 
@@ -153,7 +154,8 @@ def prompts_of(config: SampleConfig) -> list[str]:
             f"cannot read the prompt file {path}: {error}",
             mend='--start="..." takes the text itself',
         ) from None
-    return [part.strip("\n") for part in re.split(r"(?m)^-{3,}[^\S\n]*\n?", text)]
+    parts = (part.strip("\n") for part in re.split(r"(?m)^-{3,}[^\S\n]*\n?", text))
+    return [part for part in parts if part] or [""]
 
 
 def plan_of(config: SampleConfig, prompt: str) -> Plan:
@@ -170,17 +172,14 @@ def plan_of(config: SampleConfig, prompt: str) -> Plan:
     for part in config.keep.split(","):
         first, _, last = part.partition("-")
         keep.update(range(int(first), int(last or first) + 1))
-    plan = around(prompt, keep)
-    n = sum(isinstance(part, Open) for part in plan) + len(keep)
-    if not 0 < min(keep) <= max(keep) <= n or n == len(keep):
+    n = len(lines_of(prompt))
+    if min(keep) < 1 or max(keep) > n or len(keep) == n:
         raise ConfigError(
-            f"keep = {config.keep}: the start has {n - len(keep)} lines that are not in it"
-            if n == len(keep)
-            else f"keep = {config.keep}, but the start has no such line",
+            f"keep = {config.keep}, and the start has {n} lines",
             why="lines are counted from 1, without blank ones and headers",
-            mend="--keep=1-4,7 names the lines that stay; at least one has to be left to write",
+            mend="--keep=1-4,7 names lines that stay; at least one has to be left to write",
         )
-    return plan
+    return around(prompt, keep)
 
 
 def training_bins(config: SampleConfig, source: checkpoint.Source) -> Bins | str:
@@ -207,7 +206,7 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
     """
     path = path.with_suffix(".jsonl") if path.suffix == ".txt" else path
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines: at U+2028 too
         rows = [json.loads(line) for line in lines if line.strip()]
         if not rows or any({"text", "settings", "seed"} - row.keys() for row in rows):
             raise ValueError("it has no rows with text, settings and seed")
@@ -296,6 +295,7 @@ class Studio:
             if tokens >= JUDGED:
                 break
         end = int(val.index[n + 1][0]) if n + 1 < val.songs else len(val.tokens) - 1
+        end = min(end, int(val.index[n][0]) + JUDGED)  # a text may be a whole book
         few = Split(val.tokens[: end + 1], val.index[: n + 1], n + 1, 1, 1)
         return split_loss(model, few, self.runtime).loss
 
