@@ -808,7 +808,8 @@ class SampleConfig(Settings):
     """Precision. auto: as in training, but float32 on a CPU. In float32 a song does not depend on
     those that are written beside it; in others, and in int8, it may."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile; auto is off here, since one song ends before it pays."""
+    """nanoGPT's key for torch.compile, which stays off: each step is of another length, and would
+    be compiled anew. True says so."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(

@@ -333,7 +333,7 @@ class Draft:
                 self._close(start + here.index("\n"))
         elif ended and self._lacks(here[: ended.start()]):
             self._refuse(1, "ends that came too early")
-        elif ended or len(_lines(whole)) >= (place.lines or SECTION_LINES):
+        elif ended or len(lines_of(whole)) >= (place.lines or SECTION_LINES):
             self._close(start + len((here[: ended.start()] if ended else whole).rstrip()))
 
     def _lacks(self, here: str) -> bool:
@@ -342,11 +342,11 @@ class Draft:
         if place.upto == "song":
             lines = len(self._sung(here))
             return lines < (place.lines or 1) or self._stanzas() < (place.stanzas or 0)
-        return len(_lines(here)) < (place.lines or 1)
+        return len(lines_of(here)) < (place.lines or 1)
 
     def _sung(self, here: str) -> list[str]:
         """Lines of the song with so much of this place."""
-        return _lines(self.text[self.body or 0 : self._start] + here)
+        return lines_of(self.text[self.body or 0 : self._start] + here)
 
     def _stanzas(self) -> int:
         return len(stanzas(self.text[self.body or 0 :]))
@@ -423,7 +423,8 @@ class Draft:
         self._wish()
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
+    """What is sung, without lines of white space."""
     return [line for line in sung_lines(text) if line.strip()]
 
 
@@ -479,7 +480,7 @@ def around(text: str, keep: Collection[int]) -> list[str | Open | Again]:
     plan: list[str | Open | Again] = []
     number = 0
     for line in text.split("\n"):
-        number += bool(_lines(line))
-        kept = not _lines(line) or number in keep
+        number += bool(lines_of(line))
+        kept = not lines_of(line) or number in keep
         plan += ["\n"] * bool(plan) + [line if kept else Open("line")]
     return plan

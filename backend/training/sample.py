@@ -17,6 +17,7 @@ import statistics
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from backend.training.compose import (
     Spelling,
     around,
     by_sections,
+    lines_of,
     sections,
 )
 
@@ -152,7 +154,8 @@ def prompts_of(config: SampleConfig) -> list[str]:
             f"cannot read the prompt file {path}: {error}",
             mend='--start="..." takes the text itself',
         ) from None
-    return [part.strip("\n") for part in re.split(r"(?m)^-{3,}[^\S\n]*\n?", text)]
+    parts = (part.strip("\n") for part in re.split(r"(?m)^-{3,}[^\S\n]*\n?", text))
+    return [part for part in parts if part] or [""]
 
 
 def plan_of(config: SampleConfig, prompt: str) -> Plan:
@@ -169,17 +172,14 @@ def plan_of(config: SampleConfig, prompt: str) -> Plan:
     for part in config.keep.split(","):
         first, _, last = part.partition("-")
         keep.update(range(int(first), int(last or first) + 1))
-    plan = around(prompt, keep)
-    n = sum(isinstance(part, Open) for part in plan) + len(keep)
-    if not 0 < min(keep) <= max(keep) <= n or n == len(keep):
+    n = len(lines_of(prompt))
+    if min(keep) < 1 or max(keep) > n or len(keep) == n:
         raise ConfigError(
-            f"keep = {config.keep}: the start has {n - len(keep)} lines that are not in it"
-            if n == len(keep)
-            else f"keep = {config.keep}, but the start has no such line",
+            f"keep = {config.keep}, and the start has {n} lines",
             why="lines are counted from 1, without blank ones and headers",
-            mend="--keep=1-4,7 names the lines that stay; at least one has to be left to write",
+            mend="--keep=1-4,7 names lines that stay; at least one has to be left to write",
         )
-    return plan
+    return around(prompt, keep)
 
 
 def training_bins(config: SampleConfig, source: checkpoint.Source) -> Bins | str:
@@ -206,7 +206,7 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
     """
     path = path.with_suffix(".jsonl") if path.suffix == ".txt" else path
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines: at U+2028 too
         rows = [json.loads(line) for line in lines if line.strip()]
         if not rows or any({"text", "settings", "seed"} - row.keys() for row in rows):
             raise ValueError("it has no rows with text, settings and seed")
@@ -252,7 +252,9 @@ class Studio:
         rows: int = 1,
     ) -> None:
         self.source = source
-        self.runtime = detect(device=config.device, dtype=config.dtype)
+        runtime = detect(device=config.device, dtype=config.dtype)
+        # packed weights are of the precision themselves: nothing is cast on the way
+        self.runtime = replace(runtime, dtype=torch.float32)
         tokenizer = checkpoint.load_tokenizer(source)
         model = checkpoint.load_model(source, self.runtime.device)
         checkpoint.check_numbers(source, model)
@@ -272,7 +274,7 @@ class Studio:
                 self.unknown = f"the training songs have no index: {first_line(error)}"
         at_once = min(rows * config.best_of, room(model))
         before = self._held_out_loss(model, trained_on) if config.quantize else None
-        self.model = pack(model, torch.int8 if config.quantize else self.runtime.dtype, at_once)
+        self.model = pack(model, torch.int8 if config.quantize else runtime.dtype, at_once)
         if config.quantize:
             after = self._held_out_loss(self.model, trained_on)
             if before and after:
@@ -280,7 +282,8 @@ class Studio:
                 print(f"int8:    loss of held-out songs {change}")
             else:
                 print(f"int8:    what it costs is unknown: {self.unknown}")
-        self.compiled: Any = torch.compile(self.model) if config.compile is True else self.model
+        if config.compile is True:
+            print("note: each step is of another length, and compiled anew: going without compile")
 
     def _held_out_loss(self, model: Any, trained_on: Bins | str) -> float | None:
         """Nats a token over the first held-out songs."""
@@ -292,6 +295,7 @@ class Studio:
             if tokens >= JUDGED:
                 break
         end = int(val.index[n + 1][0]) if n + 1 < val.songs else len(val.tokens) - 1
+        end = min(end, int(val.index[n][0]) + JUDGED)  # a text may be a whole book
         few = Split(val.tokens[: end + 1], val.index[: n + 1], n + 1, 1, 1)
         return split_loss(model, few, self.runtime).loss
 
@@ -350,7 +354,7 @@ class Studio:
                 "quality": {k: round(v, 4) for k, v in quality(song).items()},
             }
 
-        steps = generate(self.compiled, list(drafts), how)
+        steps = generate(self.model, list(drafts), how)
         for row, token in steps:
             drafts[row].take(token)
             while config.best_of == 1 and shown < len(groups):

@@ -15,8 +15,8 @@ from backend.config.loader import from_values, load
 from backend.config.schema import BenchConfig, TrainConfig
 from backend.errors import ConfigError
 from backend.models import checkpoint, nanogpt
-from backend.models.gpt import GPT
-from backend.training import bench, bench_model, bench_step, bench_train
+from backend.models.gpt import GPT, on_meta
+from backend.training import bench, bench_generation, bench_model, bench_step, bench_train
 from backend.training.bench_train import OURS, SHORT, Race, Result, Run, closing, steps_for
 from backend.training.measure import Measured, measure
 from tests.conftest import ROOT
@@ -382,3 +382,20 @@ def test_a_race_against_nanogpt_ends_with_the_three_lines_and_a_picture(tmp_path
     assert (tmp_path / "assets" / "p.png").is_file()
     after = sorted(p for p in Path(checkout).rglob("*") if ".git" not in p.parts)
     assert after == before  # nothing of ours lies in their checkout
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def test_what_a_step_of_writing_reads_is_counted_by_the_models_own_matrices():
+    gpt = on_meta(schema.ModelConfig(block_size=1024), bench_model.VOCABULARY)
+    sizes = [m.weight.numel() for m in gpt.modules() if isinstance(m, torch.nn.Linear)]
+    assert bench_generation._matrices() == sum(sizes)
+
+
+def test_the_small_model_is_written_with_all_that_sample_does(monkeypatch, capsys):
+    for name, value in dict(ROUNDS=1, SAMPLES=3, SMALL_NEW=20).items():
+        monkeypatch.setattr(bench_generation, name, value)
+    text = bench_generation._small(BenchConfig())
+    assert "| ours, 3 at once |" in text
+    assert "ours, one  " in capsys.readouterr().out

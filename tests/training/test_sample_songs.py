@@ -21,6 +21,7 @@ from backend.data.song import CleanSong, header, write_songs
 from backend.errors import CheckpointError, ConfigError
 from backend.evaluation.novelty import Novelty, words
 from backend.models import checkpoint, packed
+from backend.runtime import cpu_has_bfloat16
 from backend.training import sample, train
 from tests.conftest import ROOT
 from tests.training.conftest import TINY
@@ -129,10 +130,10 @@ def test_each_prompt_of_a_file_gets_its_songs_the_same_as_alone(sung, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("The wheel\n---\nOh river, oh\nCome\n-----\n", encoding="utf-8")
     got = sung(start=f"FILE:{path}")
-    begins = ["The wheel", "The wheel", "Oh river, oh\nCome", "Oh river, oh\nCome", "", ""]
+    begins = ["The wheel", "The wheel", "Oh river, oh\nCome", "Oh river, oh\nCome"]
     assert [row["prompt"] for row in got.rows] == begins
     assert all(row["text"].startswith(row["prompt"]) for row in got.rows)
-    assert len({row["id"] for row in got.rows}) == 6
+    assert len({row["id"] for row in got.rows}) == 4
     alone = sung(start="Oh river, oh\nCome")
     assert [row["text"] for row in alone.rows] == [row["text"] for row in got.rows[2:4]]
 
@@ -338,6 +339,18 @@ def test_int8_says_what_it_costs(sung, monkeypatch):
     assert 100 * (after / before - 1) == pytest.approx(change, abs=0.01)
     assert abs(change) < 0.5
     assert before < math.log(40)
+
+
+def test_bfloat16_writes_and_ranks_too(sung, monkeypatch):
+    if not cpu_has_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    monkeypatch.setattr(packed, "LEAST", 1)
+    got = sung(dtype="bfloat16", best_of=2, num_samples=2, max_new_tokens=60)
+    exact = sung(best_of=2, num_samples=2, max_new_tokens=60)
+    for rough, row in zip(got.rows, exact.rows, strict=True):
+        assert rough["best_of"]["likelihood"] == pytest.approx(
+            row["best_of"]["likelihood"], rel=0.3
+        )
 
 
 # --- mistakes -------------------------------------------------------------------------------------
