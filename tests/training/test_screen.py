@@ -1,5 +1,6 @@
 """What the loop says: lines that keep their columns, and a terminal that may go away."""
 
+import contextlib
 import fcntl
 import io
 import math
