@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast, get_args
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -30,12 +30,13 @@ from backend.config.schema import (
     EvaluateConfig,
     PipelineConfig,
     SampleConfig,
+    Tokens,
     TrainConfig,
 )
 from backend.data import binarize as binarize_stage
 from backend.data import clean as clean_stage
 from backend.data import tokenizers
-from backend.data.song import read_raw
+from backend.data.song import read_raw, read_songs
 from backend.errors import ConfigError, NetworkError, UserError
 from backend.report import Report
 from backend.scrapers import crawl as crawl_stage
@@ -134,8 +135,9 @@ def out_dir(config: PipelineConfig) -> Path:
 
 def train_command(config: PipelineConfig) -> list[str]:
     """What a person would type after `python -m`."""
-    begin = ["--init_from=scratch", "--overwrite"] if config.force else ["--init_from=auto"]
-    bins = data_dir(config) / tokenizers.folder(config.tokenizer, VOCAB_SIZE)
+    bins = data_dir(config) / tokenizers.folder(tokenizer(config), VOCAB_SIZE)
+    scratch = "lyrics-base" if bins.name == "lyrics-base" else "scratch"
+    begin = [f"--init_from={scratch}", "--overwrite"] if config.force else ["--init_from=auto"]
     return [
         *(_torchrun() if config.profile == "a100_node" else []),
         "backend.training.train",
@@ -164,8 +166,27 @@ def _torchrun() -> list[str]:
     return ["torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", "-m"]
 
 
+def tokenizer(config: PipelineConfig) -> Tokens:
+    """Whose tokens: as said, else the recipe's; without one lyrics-base's, where its weights are
+    and the songs are in its language."""
+    if config.tokenizer != "auto":
+        return config.tokenizer
+    if config.config:
+        own = load(TrainConfig, [config.config]).dataset.rpartition("/")[2]
+        kind = "bpe" if own.startswith("bpe") else own
+        return cast(Tokens, kind) if kind in get_args(Tokens) else "char"
+    if not (tokenizers.LYRICS_BASE / "COMPLETE").is_file():
+        return "char"
+    songs = data_dir(config) / "data.json"
+    languages = [song.language for song in read_songs(songs)] if songs.is_file() else []
+    english = sum(language in ("en", None) for language in languages)
+    return "lyrics-base" if 2 * english >= len(languages) else "char"
+
+
 def _recipe(bins: Path) -> str:
-    """The recipe for a corpus of this size; before there is one, that for a small one."""
+    """The recipe for these bins; by the size of the corpus, before there is one for a small one."""
+    if bins.name == "lyrics-base":
+        return "config/finetune_lyrics_base.py"
     try:
         meta = json.loads((bins / "meta.json").read_text(encoding="utf-8"))
         characters = int(meta["splits"]["train"]["chars"])
@@ -212,7 +233,7 @@ def clean(config: PipelineConfig) -> Summary:
 
 def binarize(config: PipelineConfig) -> Summary:
     folder = str(data_dir(config))
-    settings = BinarizeConfig(data_dir=folder, tokenizer=config.tokenizer, force=config.force)
+    settings = BinarizeConfig(data_dir=folder, tokenizer=tokenizer(config), force=config.force)
     return binarize_stage.main(settings)
 
 

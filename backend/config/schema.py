@@ -86,14 +86,15 @@ COLUMNS = ("text", "song_name", "artist_name", "album", "year", "language")  # o
 class CrawlConfig(Settings):
     """Crawl: artists of a source -> raw songs"""
 
-    source: tuple[Literal["darklyrics", "genius", "files", "demo"], ...] = ()
+    source: tuple[Literal["darklyrics", "genius", "gutenberg", "files", "demo"], ...] = ()
     """Where to take songs from; several with commas. genius: genius.com, needs a token. darklyrics:
-    www.darklyrics.com. files: your own, see path. demo: the songbook of this project, served on
-    this machine, no network. None given: genius where a token is set, else darklyrics."""
+    www.darklyrics.com. gutenberg: songs and verse in the public domain, the works that lyrics-base
+    was trained on. files: your own, see path. demo: the songbook of this project, served on this
+    machine, no network. None given: genius where a token is set, else darklyrics."""
     artists: tuple[str, ...] = ()
     """Names, each in quotes: --artists "Opeth" "At the Gates". Never split at commas. Accents, case
     and punctuation do not matter. Of two artists of one name, write the address that the crawl then
-    shows. demo without names takes all its artists."""
+    shows. demo and gutenberg without names take all they have."""
     artist_file: str | None = None
     """A text file of names, one a line; lines starting with # are comments."""
     letters: tuple[str, ...] = ()
@@ -116,8 +117,9 @@ class CrawlConfig(Settings):
     """A client access token of https://genius.com/api-clients. Better in the environment or in .env
     as GENIUS_ACCESS_TOKEN: a command line can be read by others of this machine."""
     delay_s: float | None = None
-    """Seconds from an answer to the next request to the same host. Default 3, for genius 1, for the
-    demo, on this machine, 0. A robots.txt that asks for more wins, and so does a slow host."""
+    """Seconds from an answer to the next request to the same host. Default 3, for genius and
+    gutenberg 1, for the demo, on this machine, 0. A robots.txt that asks for more wins, and so does
+    a slow host."""
     dry_run: bool = False
     """Only say which artists were found, how many pages are still to be fetched, and how long that
     takes. Fetches what it takes to know that, and keeps it."""
@@ -130,8 +132,8 @@ class CrawlConfig(Settings):
     force: bool = False
     """Read the stored pages again though nothing changed (after a parser was mended)."""
     base_url: str | None = None
-    """A mirror of DarkLyrics or a test server: links to the site's own host are followed there and
-    nowhere else. Songs keep the site's own addresses."""
+    """A mirror of DarkLyrics, or of where gutenberg's books are, or a test server: links to the
+    site's own host are followed there and nowhere else. Songs keep the site's own addresses."""
     genius_api_root: str | None = None
     """The same for https://api.genius.com/."""
     genius_web_root: str | None = None
@@ -223,15 +225,19 @@ class CleanConfig(Settings):
             yield f"near_duplicate = {self.near_duplicate} must be from 0.5 to 1"
 
 
+Tokens = Literal["char", "gpt2", "bpe", "lyrics-base"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BinarizeConfig(Settings):
     """Binarize: data.json -> <data_dir>/<tokenizer>/{train,val}.bin"""
 
     data_dir: str = "data/darklyrics"
     """The corpus folder with data.json."""
-    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
+    tokenizer: Tokens = "char"
     """char: one token a character, nanoGPT's ids. gpt2: GPT-2's BPE, for finetuning its weights.
-    bpe: one trained on the songs to train on, see vocab_size."""
+    bpe: one trained on the songs to train on, see vocab_size. lyrics-base: that of our own weights
+    of this name, for finetuning them."""
     vocab_size: int = 4096
     """Tokens of a trained BPE; its folder is bpe<vocab_size>."""
     tokenizer_file: str | None = None
@@ -243,6 +249,13 @@ class BinarizeConfig(Settings):
     split_by: Literal["song", "album", "artist"] = "song"
     """What is held out whole. song, with all its versions; album; or artist, to measure how well a
     model writes for artists whom it never read."""
+    held_out: str | None = None
+    """A text file of albums, artists, ids or urls, one a line (what follows a tab is a note): their
+    songs are held out in place of a share of all. Songs that share half their lines with one of
+    them are left out."""
+    song_copies: int = 1
+    """How often a training song is written that is like one: of several stanzas, with 60 lines or
+    fewer. Each copy has other header lines. 2 gives songs weight among poems of every length."""
     seed: int = 1337
     """Seed of the split and of which header lines each training song keeps."""
     force: bool = False
@@ -250,6 +263,9 @@ class BinarizeConfig(Settings):
 
     def problems(self) -> Iterator[str]:
         yield from _vocabulary(self.vocab_size)
+        yield from _at_least(self, 1, "song_copies")
+        if self.held_out and self.split_by != "song":
+            yield "held_out says what is held out, and so does split_by: leave one of them out"
         if not 0 < self.val_fraction < 1:
             yield f"val_fraction = {self.val_fraction} must be between 0 and 1"
 
@@ -536,10 +552,14 @@ class RunConfig(Settings):
     """The run folder."""
     init_from: str = "scratch"
     """scratch; resume (continue out_dir's run exactly); auto (resume an unfinished run with the
-    same settings, nothing for a finished one, else scratch); or whose weights start a new run at
-    step 0: gpt2, gpt2-medium, gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging
-    Face folder, nanoGPT's ckpt.pt; finetune is the old word for out_dir's own run, into
+    same settings, nothing for a finished one, else base or scratch); or whose weights start a new
+    run at step 0: lyrics-base (this project's own, of English verse), gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl, another hub id, the folder of a run, a Hugging Face folder, nanoGPT's
+    ckpt.pt; finetune is the old word for out_dir's own run, into
     <out_dir>-finetune."""
+    base: str | None = None
+    """With init_from=auto: the weights that a new run starts from, named as in init_from; none:
+    fresh ones. So one command begins a finetuning, goes on with it, and knows when it is done."""
     checkpoint: str = "best"
     """Which step of another run to start from: best, last or a step number."""
     overwrite: bool = False
@@ -580,6 +600,8 @@ class RunConfig(Settings):
     """Run name at wandb; None is the name of out_dir."""
 
     def problems(self) -> Iterator[str]:
+        if self.base and self.init_from == "scratch":
+            yield f"init_from = scratch has no base; --init_from={self.base} begins from it"
         yield from _at_least(self, 1, "eval_interval", "log_interval")
         yield from _at_least(self, 0, "eval_iters", "sample_chars", "patience", "hellaswag_samples")
 
@@ -645,8 +667,8 @@ class EvaluateConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
-    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     only: tuple[Literal["loss", "lyrics", "hellaswag", "lambada"], ...] = ("loss", "lyrics")
@@ -662,7 +684,7 @@ class EvaluateConfig(Settings):
     stride: int | None = None
     """Tokens from one window of a long song to the next; none is half the block. Smaller ones give
     each token more to go by, and take longer."""
-    eval_iters: int = 50
+    eval_iters: int = 20
     """Random batches for nanoGPT's estimate of the validation loss, for comparison with old logs; 0
     for none."""
     batch_size: int = 16
@@ -712,8 +734,8 @@ class SampleConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run (nanoGPT's word); or gpt2[-medium|-large|-xl], another hub id, the
-    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run (nanoGPT's word); or lyrics-base, gpt2[-medium|-large|-xl],
+    another hub id, the folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     start: str = ""
@@ -786,7 +808,8 @@ class SampleConfig(Settings):
     """Precision. auto: as in training, but float32 on a CPU. In float32 a song does not depend on
     those that are written beside it; in others, and in int8, it may."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile; auto is off here, since one song ends before it pays."""
+    """nanoGPT's key for torch.compile, which stays off: each step is of another length, and would
+    be compiled anew. True says so."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(
@@ -827,13 +850,15 @@ class ExportConfig(Settings):
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or gpt2[-medium|-large|-xl], another hub id, the folder of a run,
-    of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
+    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
     format: Literal["hf", "nanogpt", "safetensors"] = "hf"
     """hf: a folder for transformers, with a model card. nanogpt: a ckpt.pt. safetensors: for this
     project, every kind of attention included."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of the safetensors format; bfloat16 takes half the room, and rounds them."""
     export_dir: str | None = None
     """Where to; none is <out_dir>/export-<format>."""
     push_to_hub: str | None = None
@@ -844,6 +869,8 @@ class ExportConfig(Settings):
     """Do it again though weights, settings and outputs are unchanged."""
 
     def problems(self) -> Iterator[str]:
+        if self.dtype != "float32" and self.format != "safetensors":
+            yield f"dtype = {self.dtype} is for format = safetensors"
         if self.push_to_hub and self.format != "hf":
             yield f"push_to_hub sends Hugging Face folders; format = {self.format}"
         if self.public and not self.push_to_hub:
@@ -857,12 +884,13 @@ class BenchConfig(Settings):
     only: tuple[
         Literal[
             "help", "road", "flow", "tests", "crawl", "clean", "bins", "data", "model", "attention",
-            "lora", "generation", "train", "ladder", "step", "small_gpu",
+            "lora", "generation", "evaluation", "tokenizers", "transfer", "base", "train", "ladder",
+            "step", "small_gpu",
         ],
         ...,
     ] = (
         "help", "road", "flow", "tests", "crawl", "clean", "bins", "data", "model", "attention",
-        "lora", "generation", "step", "small_gpu", "train",
+        "lora", "generation", "evaluation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
     and unchanged. flow: what it adds to its bare commands. tests: time of `make test-fast` and
@@ -870,10 +898,14 @@ class BenchConfig(Settings):
     thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
-    second beside Hugging Face's and nanoGPT's. train: runs beside nanoGPT's CPU recipe, to its loss
-    and for its time; needs text and nanogpt. ladder: what buys how much of that; the same, and by
-    name only. step: training steps of GPT-2 124M on this device. small_gpu: config/train_darklyrics
-    within 8 GB of a CUDA GPU. What lacks something that it needs is left out, with a line."""
+    second beside Hugging Face's and nanoGPT's, what int8 costs, seconds to the first word.
+    evaluation: what evaluating takes. tokenizers: characters, trained BPEs and GPT-2's for equal
+    time. transfer: one artist from scratch, and from a base of all others. base: lyrics-base
+    finetuned, and from scratch. These four need songs, and the last three are measured by name
+    only. train: runs beside nanoGPT's CPU recipe, to its loss and for its time; needs text and
+    nanogpt. ladder: what buys how much of that; the same, and by name only. step: training steps
+    of GPT-2 124M on this device. small_gpu: config/train_darklyrics within 8 GB of a CUDA GPU.
+    What lacks something that it needs is left out, with a line."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""
@@ -884,7 +916,12 @@ class BenchConfig(Settings):
     """A corpus folder: its raw songs are multiplied to measure cleaning and batches, none is the
     demo songbook; train repeats its comparison on its data.json, none leaves that out."""
     seeds: int = 3
-    """Runs of ours in train, each with its own seed; nanoGPT's train.py has one only."""
+    """Runs of ours in train, tokenizers and transfer, each with its own seed; nanoGPT's train.py
+    has one only."""
+    seconds: int = 90
+    """tokenizers, transfer and base: of training, of each run."""
+    artist: str | None = None
+    """transfer: whom to finetune on; none is the artist with the fewest songs of those with 100."""
     max_iters: int = 2000
     """Steps of nanoGPT's recipe in train and ladder, whose time is ours too. 2,000 are the recipe;
     fewer try the bench out."""
@@ -918,7 +955,7 @@ class BenchConfig(Settings):
     """The page whose marked sections are rewritten."""
 
     def problems(self) -> Iterator[str]:
-        yield from _at_least(self, 1, "seeds", "max_iters", "batch_size", "block_size")
+        yield from _at_least(self, 1, "seeds", "seconds", "max_iters", "batch_size", "block_size")
         yield from _at_least(self, 0, "seed")
 
 
@@ -945,11 +982,13 @@ class PipelineConfig(Settings):
     """Name of the corpus, a folder in data/; none is that of the source."""
     run: str | None = None
     """Name of the run, a folder in out/; none is that of the corpus."""
-    tokenizer: Literal["char", "gpt2", "bpe"] = "char"
-    """Tokens, as in binarize; bpe is of 4,096."""
+    tokenizer: Literal["auto", "char", "gpt2", "bpe", "lyrics-base"] = "auto"
+    """Tokens, as in binarize; bpe is of 4,096. auto: those that config names; without one those of
+    lyrics-base, where its weights are there and the songs are in English, else char."""
     config: str | None = None
-    """The training recipe. None goes by the corpus: config/lyrics_small.py where there are less
-    than 300,000 characters to train on, else config/lyrics_cpu.py."""
+    """The training recipe. None goes by tokens and corpus: config/finetune_lyrics_base.py for those
+    of lyrics-base; config/lyrics_small.py where there are less than 300,000 characters to train on,
+    else config/lyrics_cpu.py."""
     train_overrides: tuple[str, ...] = ()
     """Keys of training on top of the recipe: --train_overrides max_iters=500 n_layer=6."""
     num_samples: int = 3

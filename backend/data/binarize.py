@@ -9,7 +9,7 @@ val.bin, an index of songs, tokenizer.json and meta.json, as backend/data/bins.p
 import itertools
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,15 @@ from backend.config.loader import program
 from backend.config.schema import BinarizeConfig
 from backend.data import tokenizers
 from backend.data.bins import Bins, Document, Writer, batched, discard, draw, restore
+from backend.data.duplicates import normal_lines
+from backend.data.sections import sung_lines
 from backend.data.song import CleanSong, header, read_songs, training_header
-from backend.errors import DataError
+from backend.errors import ConfigError, DataError
 from backend.storage import Stage, Summary, alone
 
 VERSION = 2
+BY_HASH = ("song", "album", "artist")
+SONG_LINES = 60  # a text of stanzas with at most so many sung lines is like a song
 FEW = 20  # below this many songs a split by song leaves too little on one side
 
 
@@ -34,18 +38,22 @@ def main(config: BinarizeConfig) -> Summary:
 def _binarize(config: BinarizeConfig) -> Summary:
     source = Path(config.data_dir) / "data.json"
     given = Path(config.tokenizer_file) if config.tokenizer_file else None
+    if config.tokenizer == "lyrics-base":
+        given = tokenizers.LYRICS_BASE / "tokenizer.json"
+        if not given.is_file():
+            raise DataError(f"lyrics-base is not whole: no {given}", mend=tokenizers.RESTORE)
     tokenizer = tokenizers.load(given) if given else None
     size = str(config.vocab_size) if config.tokenizer == "bpe" and not given else ""
     name = tokenizers.folder(config.tokenizer, config.vocab_size)
-    if tokenizer and given:
+    if tokenizer and given and config.tokenizer != "lyrics-base":
         name = f"{tokenizer.kind}-{_owner(given)}"
     folder = Path(config.data_dir) / name
     restore(folder)
     settings = {k: v for k, v in config.as_dict().items() if k not in ("force", "data_dir")}
     settings["vocab_size"] = size
-    stage = Stage(
-        "binarize", VERSION, folder, settings=settings, inputs=[source, *([given] if given else [])]
-    )
+    listed = _listed(Path(config.held_out)) if config.held_out else None
+    read = [Path(path) for path in (given, config.held_out) if path]
+    stage = Stage("binarize", VERSION, folder, settings=settings, inputs=[source, *read])
     if not config.force and (done := stage.unchanged()):
         discard(folder)
         print(done.line())
@@ -56,15 +64,17 @@ def _binarize(config: BinarizeConfig) -> Summary:
         )
 
     notes: list[str] = []
-    split_by, sides = _sides(source, config, notes)
+    split_by, sides = _sides(source, config, listed, notes)
     if tokenizer is None:
         # characters of all songs, so that validation has no unknown one; merges of training songs
-        learnt = (s for side, s in _sides(source, config, [])[1] if side == "train")
+        learnt = (s for side, s in _sides(source, config, listed, [])[1] if side == "train")
         seen = read_songs(source) if config.tokenizer == "char" else learnt
         texts = (header(song.header_fields()) + song.text for song in seen)
         tokenizer = tokenizers.make(config.tokenizer, texts, config.vocab_size)
     with Writer(folder, tokenizer) as writer:
-        documents = (_document(side, song, config.seed) for side, song in sides)
+        documents = itertools.chain.from_iterable(
+            _documents(side, song, config) for side, song in sides
+        )
         for batch in batched(documents):
             writer.add(batch)
         outputs = writer.publish(
@@ -90,7 +100,7 @@ def _binarize(config: BinarizeConfig) -> Summary:
         "in the vocabulary": tokenizer.vocab_size,
     }
     share = val.songs / max(1, train.songs + val.songs)
-    if split_by != "contiguous" and not config.val_fraction / 2 <= share <= config.val_fraction * 2:
+    if split_by in BY_HASH and not config.val_fraction / 2 <= share <= config.val_fraction * 2:
         notes.append(
             f"{share:.0%} of the songs are held out, though {config.val_fraction:.0%} were asked "
             f"for: there are few of what the split goes by ({split_by})"
@@ -101,10 +111,26 @@ def _binarize(config: BinarizeConfig) -> Summary:
     return summary
 
 
-def _document(side: str, song: CleanSong, seed: int) -> Document:
-    train = side == "train"
-    head = training_header(song, seed) if train else header(song.header_fields())
-    return Document(side, head, song.text)
+def _documents(side: str, song: CleanSong, config: BinarizeConfig) -> Iterator[Document]:
+    """A song as often as it is written."""
+    if side == "val":
+        yield Document(side, header(song.header_fields()), song.text)
+        return
+    in_stanzas = "\n\n" in song.text and len(sung_lines(song.text)) <= SONG_LINES
+    for copy in range(config.song_copies if in_stanzas else 1):
+        yield Document(side, training_header(song, config.seed, copy), song.text)
+
+
+def _listed(path: Path) -> frozenset[str]:
+    """Entries of a list of what to hold out: what stands before a tab, if one does."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read held_out = {path}: {error}", mend="a text file in UTF-8, one entry a line"
+        ) from None
+    entries = (line.partition("\t")[0].strip().casefold() for line in lines if line[:1] != "#")
+    return frozenset(entries) - {""}
 
 
 def _owner(tokenizer_file: Path) -> str:
@@ -117,13 +143,15 @@ def _owner(tokenizer_file: Path) -> str:
 
 
 def _sides(
-    source: Path, config: BinarizeConfig, notes: list[str]
+    source: Path, config: BinarizeConfig, listed: frozenset[str] | None, notes: list[str]
 ) -> tuple[str, Iterable[tuple[str, CleanSong]]]:
     """How it is split, and (train | val, song) in the order of data.json.
 
     All versions of a song go to one side, and with them their whole album or artist where that is
     what the split goes by.
     """
+    if listed is not None:
+        return "list", _by_list(source, listed, notes)
     # Held out only where the hash of every member says so. Then no song that was trained on is held
     # out later: what joins a group can only take it to training. (Of albums and artists that holds
     # as long as the version that is kept of a song stays on one of them.)
@@ -176,6 +204,56 @@ def _unit(song: CleanSong, split_by: str) -> str:
     if split_by == "album" and artist and album:
         return f"album\n{artist.casefold()}\n{album.casefold()}"
     return song.duplicate_group
+
+
+def _by_list(
+    source: Path, listed: frozenset[str], notes: list[str]
+) -> Iterator[tuple[str, CleanSong]]:
+    """Held out is what a list names. A song that has half its lines from one of these, or one of
+    these half its lines from it, is on neither side: an excerpt, or a version that clean keeps.
+
+    Raises:
+        DataError: the list names no song, or all of them.
+    """
+    groups: set[str] = set()
+    named: set[str] = set()
+    for song in read_songs(source):
+        url = song.url or ""
+        names = (song.id, url, url.partition("#")[0], song.artist_name, song.album)
+        if found := listed & {name.casefold() for name in names if name}:
+            named |= found
+            groups.add(song.duplicate_group)
+    notes += [f"held_out: {entry!r} names no song here" for entry in sorted(listed - named)]
+    if not groups:
+        raise DataError("held_out names no song", mend="ids, urls, artists or albums of data.json")
+
+    sizes: list[int] = []  # lines of each song that is held out
+    having: dict[str, list[int]] = defaultdict(list)  # a line -> those that have it
+    for song in read_songs(source):
+        if song.duplicate_group in groups:
+            lines = normal_lines(song.text)
+            for line in lines:
+                having[line].append(len(sizes))
+            sizes.append(len(lines))
+    n_train, near = 0, []
+    for song in read_songs(source):
+        if song.duplicate_group in groups:
+            yield "val", song
+            continue
+        lines = normal_lines(song.text)
+        shared = Counter(itertools.chain.from_iterable(having.get(line, ()) for line in lines))
+        if any(2 * n >= min(len(lines), sizes[other]) for other, n in shared.items()):
+            near.append(song.song_name or song.id)
+        else:
+            n_train += 1
+            yield "train", song
+    if near:
+        notes.append(
+            f"{len(near):,} songs are on neither side, whose lines the held-out ones have: "
+            + ", ".join(near[:3])
+        )
+    if not n_train:
+        raise DataError("held_out leaves no song to train on", mend="fewer entries")
 
 
 def _contiguous(source: Path, val_fraction: float) -> Iterator[tuple[str, CleanSong]]:

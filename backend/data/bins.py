@@ -466,7 +466,7 @@ def _command(folder: Path) -> str:
     if within := sorted(path.parent for path in folder.glob("*/meta.json")):
         return " or ".join(f"--dataset={path}" for path in within)
     size = folder.name.removeprefix("bpe")
-    kind = {"char": "", "gpt2": " --tokenizer=gpt2"}.get(folder.name, "")
+    kind = f" --tokenizer={folder.name}" if folder.name in ("gpt2", "lyrics-base") else ""
     kind = f" --tokenizer=bpe --vocab_size={size}" if size.isdecimal() else kind
     return f"python -m backend.data.binarize --data_dir={folder.parent}{kind}"
 

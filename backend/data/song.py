@@ -29,7 +29,11 @@ KEEP_LINE, DROP_ALL = 0.7, 0.1  # so that a model can be asked for an artist, a 
 
 @dataclass(frozen=True, kw_only=True)
 class Song:
-    """A song as its source prints it. `lyrics` is verbatim, and absent unless there is text."""
+    """A song as its source prints it. `lyrics` is verbatim, and absent unless there is text.
+
+    `version_of` is what it is of which song, as `live: Tam` or `demo: Tam`, where the source or its
+    title says so.
+    """
 
     id: str
     source: str
@@ -233,10 +237,11 @@ def _read_views(files: Iterable[Path]) -> list[Song]:
 
 
 def _read_store(path: Path) -> Iterator[Song]:
-    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies;
-    # where it cannot be, nobody else writes either, and no file beside it can be made.
+    # Writable where it can be, since a killed crawl leaves a journal that the first reader applies.
+    # Where it cannot be and no journal stands there, nobody writes, and none could be made.
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    mode = "mode=rw" if writable else "mode=ro&immutable=1"
+    still = "" if Path(f"{path}-wal").exists() else "&immutable=1"
+    mode = "mode=rw" if writable else f"mode=ro{still}"
     db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     try:
         for key, line in db.execute("SELECT id, json FROM songs ORDER BY id"):
@@ -387,9 +392,11 @@ def split_header(text: str) -> tuple[dict[str, str], str]:
     return {}, text
 
 
-def training_header(song: CleanSong, seed: int) -> str:
-    """The header a training song gets: each line kept with p = 0.7, all dropped with p = 0.1."""
-    digest = hashlib.sha256(f"{seed}\n{song.id}".encode()).digest()
+def training_header(song: CleanSong, seed: int, copy: int = 0) -> str:
+    """The header a training song gets: each line kept with p = 0.7, all dropped with p = 0.1; each
+    copy of it has its own draw."""
+    key = f"{seed}\n{song.id}" + (f"\n{copy}" if copy else "")
+    digest = hashlib.sha256(key.encode()).digest()
     draw = random.Random(int.from_bytes(digest, "big"))
     drop_all = draw.random() < DROP_ALL
     keep = [k for k in HEADER if draw.random() < KEEP_LINE]

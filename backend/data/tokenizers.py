@@ -71,6 +71,7 @@ class CharTokenizer:
         self.dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
         self._table: Ids = np.full(0x110000, self.unknown, dtype=self.dtype)  # code point -> id
         self._table[[ord(c) for c in self.characters]] = np.arange(self.eot)
+        self._points = np.array([ord(c) for c in self.characters], dtype="<u4")  # id -> code point
         # the same for plain text, twice as fast, where its ids fit a byte
         self._plain = (
             self._table[:256].astype(np.uint8).tobytes() if self.vocab_size <= 256 else b""
@@ -103,6 +104,8 @@ class CharTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Specials become their names, so that nothing is hidden."""
+        if isinstance(ids, np.ndarray) and (ids < self.eot).all():  # ids of bins: twenty times
+            return self._points[ids].tobytes().decode("utf-32-le", "surrogatepass")
         names = [*self.characters, END_OF_TEXT, UNKNOWN]
         return "".join(names[i] for i in ids)
 
@@ -278,7 +281,8 @@ class ByteBPE:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Specials become their names; half a character becomes U+FFFD."""
-        return str(self.whole.decode(list(map(int, ids)), skip_special_tokens=False))
+        numbers = ids.tolist() if isinstance(ids, np.ndarray) else list(map(int, ids))
+        return str(self.whole.decode(numbers, skip_special_tokens=False))
 
     def unseen(self, text: str) -> list[str]:
         return []  # bytes spell everything
@@ -358,8 +362,13 @@ def make(kind: str, texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return ByteBPE.gpt2() if kind == "gpt2" else ByteBPE.train(texts, vocab_size)
 
 
+# Where this project's own weights lie, an export in the clone; checkpoint.py reads it.
+LYRICS_BASE = Path(__file__).resolve().parents[2] / "assets" / "lyrics-base"
+RESTORE = "git checkout -- assets/lyrics-base brings it back, in the clone of this project"
+
+
 def folder(kind: str, vocab_size: int) -> str:
-    """The name of the folder of bins beside data.json: char, gpt2, bpe4096."""
+    """The name of the folder of bins beside data.json: char, gpt2, bpe4096, lyrics-base."""
     return f"bpe{vocab_size}" if kind == "bpe" else kind
 
 

@@ -102,7 +102,7 @@ class Run:
             "last bpc": self.val[-1]["bpc"],
             "evaluated bpc": loss.get("bpc"),
             "interval": loss.get("bpc_interval"),
-            **{name: means.get(name) for name in ("rhyme_density", "repeated_lines", "non_words")},
+            **{name: means.get(name) for name in ("end_rhyme_rate", "repeated_lines", "non_words")},
         }
 
 

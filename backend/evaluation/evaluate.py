@@ -34,6 +34,8 @@ from backend.errors import CheckpointError, ConfigError, DataError, first_line
 from backend.evaluation import baselines, songs, tasks
 from backend.evaluation.compare import compare
 from backend.evaluation.loss import SplitLoss, random_loss, split_loss
+from backend.evaluation.ngram import NGram
+from backend.evaluation.novelty import NAME as NOVELTY
 from backend.evaluation.novelty import Novelty
 from backend.evaluation.sounds import sounds
 from backend.models import checkpoint
@@ -48,6 +50,7 @@ FORMAT = 1
 TRAINED = 200  # training songs whose loss stands beside the validation loss
 RESAMPLED = 2000  # times that songs are drawn anew for an interval
 SHOWN = 20  # artists of the table
+INDEXED = 2**28  # tokens of a corpus whose words are indexed without being asked
 
 
 def main(config: EvaluateConfig) -> Summary:
@@ -69,6 +72,9 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     bins = None if prose else _bins(config, source)
     wanted = [name for name in tasks.FILES if name in config.only]
     tasks.check(*wanted)
+    given = _given(Path(config.songs)) if config.songs else None
+    if "lyrics" in config.only:
+        sounds(config.rhyme)  # what is not installed is told before hours are spent
     files = [tasks.FILES[name] for name in wanted]
     inputs = [*checkpoint.inputs(source), *(bins.files() if bins else []), *files]
     inputs += [Path(config.songs)] if config.songs else []
@@ -83,14 +89,15 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     if bins:
         checkpoint.check_tokenizer(source, bins)
     tokenizer = bins.tokenizer if bins else checkpoint.load_tokenizer(source)
-    model = checkpoint.load_model(source, runtime.device)
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise CheckpointError(
-                f"{source} has weights that are no numbers, in {name}",
-                why="its training diverged",
-                mend="--checkpoint=best, or an earlier step; train again with a lower rate",
-            )
+    weights = checkpoint.read(source)
+    torch.manual_seed(config.seed)  # of rows for ids that the weights lack
+    model = weights.build(max(weights.vocab_size, tokenizer.vocab_size)).to(runtime.device).eval()
+    if weights.vocab_size < tokenizer.vocab_size:
+        print(
+            f"note: {source} knows {weights.vocab_size:,} of the {tokenizer.vocab_size:,} ids; the "
+            "others, such as the end of a text, are as likely as chance made them"
+        )
+    checkpoint.check_numbers(source, model)
     print(f"         {n_params(model):,} parameters on {runtime.shown()}")
     found: dict[str, Any] = {
         "format": FORMAT,
@@ -123,7 +130,7 @@ def _evaluate(config: EvaluateConfig, runtime: Runtime) -> Summary:
     run.mkdir(parents=True, exist_ok=True)
     forms: Mapping[str, Sequence[str]] = {}
     if bins and counted and "lyrics" in config.only:
-        found["lyrics"], forms = _lyrics(config, model, bins, counted)
+        found["lyrics"], forms = _lyrics(config, model, bins, counted, given)
     write_json(run / "evaluation.json", found)
     outputs = [run / "evaluation.json", run / "evaluation.md"]
     if bins:
@@ -273,17 +280,22 @@ def _few(bins: Bins, seed: int) -> Split:
 
 
 def _lyrics(
-    config: EvaluateConfig, model: GPT, bins: Bins, counted: Callable[[], Any]
+    config: EvaluateConfig,
+    model: GPT,
+    bins: Bins,
+    counted: Callable[[], NGram],
+    given: Sequence[str] | None,
 ) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
-    """Figures of songs, and the texts of the first seed for the plots."""
-    wanted = config.num_samples
-    given = _given(Path(config.songs)) if config.songs else None
-    if given:
-        wanted = min(wanted, len(given))
-    held_out = songs.HeldOut.of(bins, wanted)
+    """Figures of songs, and the texts of the first seed for the plots.
+
+    Args:
+        given: songs to measure in place of the model's.
+    """
+    wanted = config.num_samples if given is None else min(config.num_samples, len(given))
+    held_out = songs.HeldOut.of(bins, min(wanted, bins.train.songs))
     n = len(held_out.texts)
     if n < wanted:
-        print(f"note: {n} songs are held out, so {n} are compared, not {wanted}")
+        print(f"note: {_songs(n)} held out: as many are compared, not {wanted}")
     beyond = range(bins.tokenizer.vocab_size, model.vocab_size)  # ids that no text has
     never = [*bins.tokenizer.never_sampled(), *beyond]
     how = Sampling(temperature=config.temperature, top_k=config.top_k, never=never)
@@ -291,7 +303,7 @@ def _lyrics(
     sources = []
     for number in range(config.seeds):
         seed = config.seed + number * n
-        print(f"lyrics:  {n} songs, seed {number + 1} of {config.seeds} ...", flush=True)
+        print(f"lyrics:  {_songs(n)}, seed {number + 1} of {config.seeds} ...", flush=True)
         if given:
             written = songs.Written(random.Random(seed).sample(given, n))
         else:
@@ -302,7 +314,9 @@ def _lyrics(
             {
                 "training": songs.training_songs(bins.train, bins, n, seed),
                 "model": written,
-                "5-gram": songs.ngram_songs(counted(), bins, held_out, seed=seed),
+                "5-gram": songs.ngram_songs(
+                    counted(), bins, held_out, seed=seed, max_new_tokens=config.max_new_tokens
+                ),
             }
         )
     index = _novelty(bins)
@@ -323,6 +337,9 @@ def _lyrics(
 
 def _novelty(bins: Bins) -> Novelty | None:
     """The index of copied words beside the bins, where it stands or can be written."""
+    if len(bins.train.tokens) > INDEXED and not (bins.folder / NOVELTY).is_file():
+        print("note: copied words are not counted: the corpus is too large to index it by the way")
+        return None
     try:
         return Novelty.open(bins)
     except OSError as error:
@@ -375,10 +392,10 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
             within = f" 95 % interval over songs: {interval[0]:.4f} to {interval[1]:.4f}."
         trained = found["trained"]
         report.prose(
-            f"The whole validation split: {loss['songs']:,} songs, {loss['tokens']:,} tokens, "
-            f"{loss['chars']:,} characters, each token once.{within} On {trained['songs']} songs "
-            f"that it was trained on: {trained['bpc']:.4f} bits per character, "
-            f"{loss['bpc'] - trained['bpc']:+.4f} to the songs it never saw."
+            f"The whole validation split: {_songs(loss['songs'])}, {loss['tokens']:,} tokens, "
+            f"{loss['chars']:,} characters, each token once.{within} On "
+            f"{_songs(trained['songs'])} that it was trained on: {trained['bpc']:.4f} bits per "
+            f"character, {loss['bpc'] - trained['bpc']:+.4f} to the songs it never saw."
         )
         if estimate := found.get("random"):
             report.prose(
@@ -403,8 +420,8 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
     if lyrics := found.get("lyrics"):
         report.section("Lyrics")
         report.prose(
-            f"{lyrics['songs']} songs, {lyrics['seeds']} seeds: mean ± standard deviation over the "
-            "seeds. Each song is cut to the words of the shortest of its row, but for what is of "
+            f"{_songs(lyrics['songs'])}, {lyrics['seeds']} seeds: mean ± standard deviation over "
+            "them. Each song is cut to the words of the shortest of its row, but for what is of "
             "whole songs. No column is a score: what counts is how near a figure comes to "
             "`held out`, and `training` shows how far people are from each other."
         )
@@ -423,6 +440,10 @@ def _report(found: Mapping[str, Any], run: Path) -> Report:
     if "data" in found:
         report.image("evaluation.png", "Bits per character, and the form of songs")
     return report
+
+
+def _songs(n: int) -> str:
+    return f"{n:,} song{'s' * (n != 1)}"
 
 
 def _perplexity(nats: float) -> str:

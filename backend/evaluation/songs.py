@@ -31,6 +31,7 @@ from backend.evaluation.sounds import Sounds, words
 from backend.models.generation import Row, Sampling, generate
 from backend.models.gpt import GPT
 
+LONGEST = 2**16  # tokens of a text that are measured: a split may be one long text
 LEAST = 12  # words of a song that is measured at all
 BLEU_SONGS = 200
 KNOWN_CHARS = 2**25  # of training songs, whose words are no non-words
@@ -65,7 +66,6 @@ OF_WHOLE = {
     "copied_5grams": "whole songs: runs of five words that a training song has (Merrill 2024)",
 }
 MEANINGS = OF_LINES | OF_SETS | OF_WHOLE
-KNOWN_OF_TRAINING = ("non_words", "longest_copy", "copied_5grams")  # its own songs: all or nothing
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class HeldOut:
             )
         texts, prompts, languages = [], [], []
         for i in np.linspace(0, bins.val.songs - 1, min(n, bins.val.songs)).round().astype(int):
-            head, ids = bins.val.document(int(i))
+            head, ids = bins.val.document(int(i), most=LONGEST)
             known, _ = split_header(bins.tokenizer.decode(head.tolist()))
             text = bins.tokenizer.decode(ids.tolist())
             texts.append(text)
@@ -122,7 +122,7 @@ def known_words(bins: Bins) -> set[str]:
 def training_songs(split: Split, bins: Bins, n: int, seed: int) -> Written:
     """n songs of the training split, drawn by the seed."""
     chosen = random.Random(seed).sample(range(split.songs), min(n, split.songs))
-    ids = (split.document(i)[1].tolist() for i in chosen)
+    ids = (split.document(i, most=LONGEST)[1].tolist() for i in chosen)
     return Written([bins.tokenizer.decode(each) for each in ids])
 
 
@@ -144,10 +144,13 @@ def model_songs(
     return Written(texts, sum(row.done for row in rows) / len(rows))
 
 
-def ngram_songs(model: NGram, bins: Bins, held_out: HeldOut, *, seed: int) -> Written:
-    """One text for each held-out song, at least as long as that."""
+def ngram_songs(
+    model: NGram, bins: Bins, held_out: HeldOut, *, seed: int, max_new_tokens: int
+) -> Written:
+    """One text for each held-out song, as long as that, or as the model's may be."""
     never = [bins.tokenizer.eot, *bins.tokenizer.never_sampled()]
-    lengths = [len(bins.tokenizer.encode(bins.tokenizer.nearest(t))) for t in held_out.texts]
+    encoded = map(bins.tokenizer.encode, map(bins.tokenizer.nearest, held_out.texts))
+    lengths = [min(len(ids), max_new_tokens) for ids in encoded]
     written = model.write(held_out.prompts, lengths, seed=seed, never=never)
     return Written([bins.tokenizer.decode(ids) for ids in written])
 
@@ -191,10 +194,9 @@ def figures(
             per_seed[-1][name] = (
                 _means(OF_LINES, map(partial(lyrics.quality, known=known), lines, voices))
                 | _of_sets(cut[name], n_words)
-                | _of_whole(each, held_out, more)
+                | _of_whole(each, held_out, more if name != "training" else lambda text: {})
             )
-        for key in KNOWN_OF_TRAINING:
-            per_seed[-1].get("training", {}).pop(key, None)
+        per_seed[-1].get("training", {}).pop("non_words", None)  # it has none, by definition
     names = dict.fromkeys(name for found in per_seed for name in found)
     return {
         name: {

@@ -108,7 +108,10 @@ def _standard_error(share: float, n: int) -> float:
 def _split(
     tokenizer: Tokenizer, model: GPT, context: str, text: str
 ) -> tuple[Sequence[int], Sequence[int]]:
-    """Ids of both, encoded as one: a tokenizer may join the characters at the border."""
+    """Ids of both, encoded as one: a tokenizer may join the characters at the border. Spaces that
+    end the context belong to the text, as in the harness."""
+    bare = context.rstrip()
+    context, text = bare, context[len(bare) :] + text
     whole = _ids(tokenizer, model, context + text)
     before = _ids(tokenizer, model, context)
     if not before or len(before) >= len(whole):

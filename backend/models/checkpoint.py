@@ -44,6 +44,7 @@ from backend.storage import sha256, share, write_json
 FORMAT = 1
 KEPT = 2
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+BASE = "lyrics-base"
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
@@ -274,12 +275,15 @@ def steps(out_dir: Path) -> list[Source]:
 
 def find(place: Path | str, which: str = "best") -> Source:
     """Weights by any name: a run folder (and which step of it: best, last, a number), a step or
-    exported folder, a Hugging Face folder, nanoGPT's ckpt.pt or the folder it lies in, a hub id.
+    exported folder, a Hugging Face folder, nanoGPT's ckpt.pt or the folder it lies in, a hub id,
+    lyrics-base.
 
     Raises:
         CheckpointError: nothing there, or not that step.
     """
     path = Path(place)
+    if place == BASE:
+        return _lyrics_base()
     if path.suffix == ".safetensors" and path.is_file():
         path = path.parent
     if path.is_file():
@@ -300,6 +304,23 @@ def find(place: Path | str, which: str = "best") -> Source:
         f"no checkpoint in {path}",
         mend=f"python -m backend.training.train config/lyrics_cpu.py --out_dir={path}",
     )
+
+
+def _lyrics_base() -> Source:
+    """This project's own weights, an export that is part of the clone.
+
+    Raises:
+        CheckpointError: it is not there, or not whole.
+    """
+    folder = tokenizers.LYRICS_BASE
+    missing = [n for n in ("COMPLETE", WEIGHTS, "tokenizer.json") if not (folder / n).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"lyrics-base is not whole: no {folder / missing[0]}", mend=tokenizers.RESTORE
+        )
+    source = Source(folder, int(_read_json(folder / "model.json").get("step", 0)), "ours", BASE)
+    _verify(source, "tokenizer")
+    return source
 
 
 def holds_weights(folder: Path) -> bool:
@@ -372,7 +393,8 @@ def read(source: Source, *, merge: bool = True) -> Weights:
             raise CheckpointError(f"{source.path} does not fit its base: {error}") from None
         return Weights(base.config, base.vocab_size, tensors)
     _verify(source, "model")
-    return Weights(*describe(source), _load_tensors(source.path / WEIGHTS))
+    tensors = _load_tensors(source.path / WEIGHTS)  # an export may hold bfloat16
+    return Weights(*describe(source), {k: v.float() for k, v in tensors.items()})
 
 
 def describe(source: Source) -> tuple[ModelConfig, int]:
@@ -392,6 +414,17 @@ def describe(source: Source) -> tuple[ModelConfig, int]:
 def facts_of(source: Source) -> dict[str, Any]:
     """model.json of our own; empty for others."""
     return _read_json(source.path / "model.json") if source.kind == "ours" else {}
+
+
+def dataset_of(source: Source) -> str | None:
+    """The bins that weights were trained on, as their run names them; None where none does."""
+    if source.run.absolute() not in source.path.absolute().parents:
+        return None
+    try:
+        settings = json.loads((source.run / "config.json").read_text(encoding="utf-8"))
+        return str(settings["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def base_of(source: Source) -> Source:
@@ -418,6 +451,20 @@ def load_model(source: Source, device: torch.device | str = "cpu") -> GPT:
         CheckpointError: as `read`.
     """
     return read(source).build().to(device).eval()
+
+
+def check_numbers(source: Source, model: GPT) -> None:
+    """
+    Raises:
+        CheckpointError: a weight is no number.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{source} has weights that are no numbers, in {name}",
+                why="its training diverged",
+                mend="--checkpoint=best, or an earlier step; train again with a lower rate",
+            )
 
 
 def load_trainer(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -463,16 +510,13 @@ def check_tokenizer(source: Source, bins: Bins) -> None:
     theirs = load_tokenizer(source)
     if theirs.vocabulary() == bins.tokenizer.vocabulary():
         return
+    known = BASE if source.name == BASE else "gpt2" if theirs.kind == "gpt2" else None
     raise CheckpointError(
         f"{source} has another tokenizer ({theirs.kind}, {theirs.vocab_size:,} ids) than "
         f"{bins.folder} ({bins.tokenizer.kind}, {bins.tokenizer.vocab_size:,} ids)",
         why="its ids mean other characters",
         mend=f"python -m backend.data.binarize --data_dir={bins.folder.parent} "
-        + (
-            "--tokenizer=gpt2"
-            if theirs.kind == "gpt2"
-            else f"--tokenizer_file={tokenizer_file(source)}"
-        ),
+        + (f"--tokenizer={known}" if known else f"--tokenizer_file={tokenizer_file(source)}"),
     )
 
 
@@ -517,7 +561,9 @@ def _verify(step: Source, part: str) -> None:
         ):
             raise CheckpointError(
                 f"{file} is damaged: it is not what was written",
-                mend=f"delete {step.path}; the next newest step is used then",
+                mend=tokenizers.RESTORE
+                if step.name == BASE
+                else f"delete {step.path}; the next newest step is used then",
             )
 
 

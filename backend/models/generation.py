@@ -266,7 +266,7 @@ def generate(
     if not first:
         return
     reader = Reader(model, len(first))
-    waiting = chain(first, waiting)
+    waiting = (row for row in chain(first, waiting) if not row.done and row.left > 0)
     try:
         while True:
             for place in reversed(range(len(live))):
@@ -282,7 +282,7 @@ def generate(
             for row, token in zip(live, tokens, strict=True):
                 row.ids.append(token)
                 row.left -= 1
-            yield from zip(list(live), tokens, strict=True)
+                yield row, token
     finally:
         model.train(was_training)
 

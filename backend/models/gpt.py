@@ -21,6 +21,7 @@ from backend.config.schema import ModelConfig
 from backend.data.batches import IGNORE as IGNORE
 from backend.errors import ConfigError
 from backend.models.attention import QUERIES, CausalSelfAttention, Kernel, KVCache, of_documents
+from backend.models.head import InPieces, in_pieces, softcapped
 
 HASH = 0x9E3779B1  # 2^32 / golden ratio: spreads neighbouring keys (Knuth, TAOCP 3, 6.4)
 
@@ -160,9 +161,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, padded(vocab_size), bias=False)
         if config.tied_head:
             self.lm_head.weight = self.transformer.wte.weight
-        self.cap = (
-            partial(_soft, cap=config.logit_softcap) if config.logit_softcap else nn.Identity()
-        )
+        self.cap = config.logit_softcap
         self._init()
 
     @torch.no_grad()
@@ -187,8 +186,8 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         documents: torch.Tensor | None = None,
         last: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits for every position, and the mean loss where targets are given.
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Logits for every position; where targets are given, the mean loss in their place.
 
         Args:
             idx: (B, T) ids, T at most block_size less what the cache holds.
@@ -197,18 +196,22 @@ class GPT(nn.Module):
             documents: (B, T) numbers; a token sees only those before it that have its own.
             last: logits (B, 1, V) of the last position only.
         Returns:
-            logits (B, T, V), loss () in nats or None
+            logits (B, T, V) and None, or None and the loss () in nats
         """
         assert cache is None or documents is None, "a cache does not know its tokens' documents"
         x = self.transformer(idx, cache, documents)  # (B, T, C)
         if last:
             x = x[:, -1:]
         # the padding of the matrix is cut off, so it never shares in the softmax
-        logits = self.cap(self.lm_head(x)[..., : self.vocab_size])  # (B, T, V)
+        if targets is not None and in_pieces(x):
+            weight = self.lm_head.weight[: self.vocab_size]
+            rows = x.flatten(0, 1), weight, targets.reshape(-1), self.cap
+            return None, InPieces.apply(*rows)  # type: ignore[no-untyped-call]
+        logits = softcapped(self.lm_head(x)[..., : self.vocab_size], self.cap)  # (B, T, V)
         if targets is None:
             return logits, None
         flat = logits.float().view(-1, self.vocab_size)  # (B*T, V), the softmax in fp32
-        return logits, F.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORE)
+        return None, F.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORE)
 
     @property
     def cacheable(self) -> bool:
@@ -257,10 +260,6 @@ def padded(vocab_size: int) -> int:
     return vocab_size if vocab_size < 1024 else -(-vocab_size // 64) * 64
 
 
-def _soft(logits: torch.Tensor, cap: float) -> torch.Tensor:
-    return cap * torch.tanh(logits.float() / cap)
-
-
 def n_params(model: GPT) -> int:
     """Parameters, tied ones once, without padding: 124,439,808 for GPT-2 small."""
     return sum(v.numel() for v in model.weights().values())
@@ -289,7 +288,8 @@ def training_gb(model: GPT, batch_size: int, *, checkpointing: bool = False) -> 
     Weights take 4 bytes, those that are trained 12 more (gradient and AdamW's two moments). For the
     backward pass autograd keeps, counted on a CPU in fp32, 17 to 20 C values a token and layer; the
     attention matrices where they are not fused away, one more for each squaring; and the logits
-    three times. bf16 needs less. With activation checkpointing only what enters a block is kept,
+    three times, though a CPU makes its loss in pieces: the estimate is high there, of a large
+    vocabulary. bf16 needs less. With activation checkpointing only what enters a block is kept,
     and all of one block, the one that is just computed again.
     """
     config, T = model.config, model.config.block_size

@@ -11,6 +11,7 @@ where it was, and no page is fetched twice.
 """
 
 import os
+import re
 import sys
 import threading
 import time
@@ -26,23 +27,26 @@ from backend.config.loader import program
 from backend.config.schema import CrawlConfig
 from backend.data.song import raw_path
 from backend.errors import ConfigError, DataError, NetworkError, UserError
-from backend.scrapers import darklyrics, demo_site, genius
+from backend.scrapers import darklyrics, demo_site, genius, gutenberg
 from backend.scrapers.fetch import Cancelled, Fetcher, Host
 from backend.scrapers.files import read_files, song_files
 from backend.scrapers.progress import (
     Progress,
     Row,
     closing_table,
+    counted,
     duration,
     write_readme,
     write_report,
 )
-from backend.scrapers.sites import DarkLyrics, Genius, Way
+from backend.scrapers.sites import DarkLyrics, Genius, Gutenberg, Way
 from backend.scrapers.store import CrawlStore, now
 from backend.storage import Stage, Summary, alone
 
 VERSION = 2
-DELAY_S = {"darklyrics": 3.0, "genius": 1.0, "demo": 0.0}
+DELAY_S = {"darklyrics": 3.0, "genius": 1.0, "gutenberg": 1.0, "demo": 0.0}
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+WORKS = (ASSETS / "verse_trained.tsv", ASSETS / "verse_held_out.tsv")
 TOKEN = "GENIUS_ACCESS_TOKEN"
 STOPS_S = 1.5  # a thread may still be reading a page when the user stops us
 JITTER = 1.125  # of the delay, on average
@@ -72,7 +76,7 @@ def main(config: CrawlConfig) -> Summary:
     if not again and (done := stage.unchanged()):
         print(done.line())
         return done
-    if set(sites) - {"demo"} and not (names or config.letters or config.rebuild):
+    if set(sites) - {"demo", "gutenberg"} and not (names or config.letters or config.rebuild):
         raise ConfigError(f"artist_file {config.artist_file} names nobody", mend="one name a line")
     if config.rebuild and not raw_path(data_dir).is_file():
         raise DataError(f"no store in {raw}", mend="crawl first; rebuild needs one")
@@ -91,7 +95,9 @@ def main(config: CrawlConfig) -> Summary:
         crawl = Crawl(config, store, sites)
         files: list[dict[str, Any]] = []
         if config.dry_run:
-            return crawl.plan(names)
+            summary = crawl.plan(names)
+            crawl.progress.close()
+            return summary
         try:
             if "files" in sources:
                 crawl.rows += _crawl_files(config, store, files)
@@ -105,7 +111,7 @@ def main(config: CrawlConfig) -> Summary:
             if crawl.rows:
                 print(closing_table(crawl.rows), flush=True)
         views, failed = store.views(), counts.get("failed", 0)
-        if config.refresh and not (failed or crawl.errors):
+        if config.refresh and not crawl.errors:
             store.refreshed()
     if crawl.errors and (len(crawl.errors) >= len(sources) or not crawl.rows):
         first, *others = crawl.errors
@@ -156,9 +162,14 @@ def needed_token(config: CrawlConfig) -> str:
     """Genius's token.
 
     Raises:
-        ConfigError: none is set.
+        ConfigError: none is set, or what no token looks like.
     """
-    secret, _ = token(config)
+    secret, where = token(config)
+    if secret and not re.fullmatch("[!-~]+", secret):
+        raise ConfigError(
+            f"{where} is no token: it has blanks or letters that no token has",
+            mend="copy a client access token of https://genius.com/api-clients again",
+        )
     if not secret:
         raise ConfigError(
             "source=genius needs a token, and none is set",
@@ -195,6 +206,8 @@ def _inputs(source: str, config: CrawlConfig) -> list[Path]:
     """Local files a source is made of: an edited one is new work."""
     if source == "demo":
         return demo_site.songbook_files()
+    if source == "gutenberg":
+        return list(WORKS)
     if source == "files" and config.path:
         return song_files(Path(config.path), folder(config))
     return []
@@ -246,11 +259,11 @@ class Crawl:
                 thread.join(STOPS_S / len(threads))
         if bugs:
             raise bugs[0]
-        everywhere = [name for name, said in self._unknown.items() if len(said) == len(self.sites)]
-        if everywhere and len(self.sites) > 1:
-            said = [line for name in everywhere for line in self._unknown[name]]
-            self.errors.insert(0, DataError("\n  ".join(["unknown artists:", *said])))
-        self.notes += [line for lines in self._unknown.values() for line in lines]
+        for said in self._unknown.values():
+            if len(said) < len(self.sites):
+                self.notes += said
+            elif len(self.sites) > 1:  # one site alone has told it before it began
+                self.errors.append(DataError("\n  ".join(["unknown artist:", *said])))
 
     def plan(self, names: Sequence[str]) -> Summary:
         """What a run would fetch, and for how long."""
@@ -268,16 +281,17 @@ class Crawl:
             pages += round(unknown * (1 + per_artist))
             # Genius's pages come from two hosts in turn.
             seconds = pages * self._delay_s(site) * JITTER / (2 if site == "genius" else 1)
-            what = "songs" if site == "genius" else "albums"
             about = "about " if unknown else ""
+            albums = f"{about}{round(units + unknown * per_artist):,} "
+            albums += "songs" if site == "genius" else "albums"
             print(
-                f"{site}: {len(links):,} artists, {about}{round(units + unknown * per_artist):,} "
-                f"{what}, {about}{pages:,} pages to fetch, {duration(seconds)} at one every "
-                f"{self._delay_s(site):g} s"
+                f"{site}: {counted(len(links), 'artist')}, {albums}, {about}{pages:,} pages to "
+                f"fetch, {duration(seconds)} at one every {self._delay_s(site):g} s"
             )
-            print("".join(f"  {line}\n" for line in problems.values()), end="")
             if unknown:
                 print(f"  {unknown:,} artists were not looked at: {per_artist:.1f} albums each")
+            lost = [f"{row.artist}: {why}" for row in way.rows for _, why in row.failed]
+            print("".join(f"  {line}\n" for line in [*problems.values(), *lost]), end="")
             counts.update(artists=len(links), pages=pages, minutes=round(seconds / 60))
         return Summary("crawl", raw_path(Path(folder(self.config))).parent, counts)
 
@@ -319,10 +333,14 @@ class Crawl:
             )
         if site == "demo":
             releases = [demo_site.read_release(path) for path in demo_site.songbook_files()]
-            address = stack.enter_context(demo_site.serve(demo_site.pages(releases).get))
+            address = stack.enter_context(demo_site.serve(demo_site.site(releases)))
             # It costs nothing, and its songbook may have been edited.
             shared["since"] = now()
             return DarkLyrics(**shared, fetcher=self._fetcher(site, demo_site.SITE, address))
+        if site == "gutenberg":
+            works = [w for file in WORKS for w in gutenberg.works(file.read_text(encoding="utf-8"))]
+            fetcher = self._fetcher(site, gutenberg.SITE, config.base_url)
+            return Gutenberg(**shared, fetcher=fetcher, works=works)
         fetcher = self._fetcher(site, darklyrics.SITE, config.base_url)
         return DarkLyrics(**shared, fetcher=fetcher)
 
@@ -350,7 +368,9 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore, report: list[dict[str, 
     path = Path(config.path)
     rows: dict[str, Row] = {}
     seen: set[str] = set()
-    for file, found in read_files(path, folder(config), dict(_columns(config))):
+    for file, found in read_files(
+        path, folder(config), dict(pair.split("=", 1) for pair in config.columns)
+    ):
         if isinstance(found, str):
             report.append({"file": str(file), "refused": found})
             continue
@@ -377,10 +397,6 @@ def _crawl_files(config: CrawlConfig, store: CrawlStore, report: list[dict[str, 
     if config.max_songs is None and (gone := store.forget(path.resolve().as_uri(), seen)):
         print(f"  {gone} song{'s' * (gone > 1)} forgotten, whose files are gone")
     return list(rows.values())
-
-
-def _columns(config: CrawlConfig) -> list[tuple[str, str]]:
-    return [(pair.partition("=")[0], pair.partition("=")[2]) for pair in config.columns]
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:

@@ -94,6 +94,16 @@ def pages(releases: list[Release], site: str = SITE) -> dict[str, str]:
     return found
 
 
+def site(releases: list[Release], root: str = SITE) -> Callable[[str], str | None]:
+    """Both shapes, for `serve`: path, with its query -> page.
+
+    Args:
+        root: of the addresses that the first shape has in its pages.
+    """
+    metal, rap = pages(releases, root), genius_pages(releases)
+    return lambda path: metal.get(path) or rap(path)
+
+
 def _artist(name: str, releases: list[Release]) -> str:
     folder = f"../lyrics/{slug(name)}"
     body = [f"<h1>{_e(name)} LYRICS</h1>"]

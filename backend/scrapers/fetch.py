@@ -158,13 +158,17 @@ class Fetcher:
                 page = self._page(url, headers, known)
             except Blocked as error:
                 self.refused += 1
-                raise (self._stop(error) if self.refused >= IN_A_ROW else error) from error
+                if self.refused >= IN_A_ROW:
+                    raise self._stop(error) from error
+                raise
             except PageError:  # the page is at fault; the host answers
                 self.refused = self.failed = 0
                 raise
             except NetworkError as error:
                 self.failed += 1
-                raise (self._stop(error) if self.failed >= IN_A_ROW else error) from error
+                if self.failed >= IN_A_ROW:
+                    raise self._stop(error) from error
+                raise
             self.refused = self.failed = 0
             return page
 
@@ -174,7 +178,9 @@ class Fetcher:
         return self.site + address.removeprefix(root) if address.startswith(root) else address
 
     def _stop(self, error: NetworkError) -> HostStopped:
-        """From now on nothing is asked of this host."""
+        """From now on nothing is asked of this site."""
+        if isinstance(error, HostStopped):
+            return error
         refuses = isinstance(error, Blocked)
         self.stopped = HostStopped(
             f"stopped asking {urlsplit(self.site).netloc}: {error.what}",
@@ -195,8 +201,8 @@ class Fetcher:
             page = self._retrying(url, None, attempts=min(self.retries, 2))
         except NetworkError as error:
             raise self._stop(error) from error
-        # An API that wants a token for everything has no robots.txt to show.
-        absent = page.status in (404, 410) or (page.status == 401 and authorized)
+        # An API that wants a token for everything has no robots.txt to show without one.
+        absent = page.status in (404, 410) or (authorized and page.status in (401, 403))
         if not absent and (page.status in (401, 403, 429) or page.status >= 500):
             raise self._stop(
                 Blocked(
@@ -258,10 +264,11 @@ class Fetcher:
                         mend="check the network; --source=demo and --source=files need none",
                     ) from error
             else:
-                if page.status >= 400:
-                    self._wait(retry_after_s(page.headers))
+                asked = retry_after_s(page.headers) if page.status >= 400 else 0.0
                 if page.status not in RETRIED or attempt == attempts or _is_challenge(page):
+                    self._wait(asked)
                     return page
+                wait = max(wait, asked)
             self._wait(wait)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -307,9 +314,9 @@ class Fetcher:
     def _request(self, url: str, headers: Mapping[str, str] | None) -> Page:
         """One request when its time has come, and the pace after it."""
         host = self.host
-        if (pause := host.not_before - time.monotonic()) > 0:
-            host.waited_s += pause
-            self.sleep(pause)
+        pause = max(0.0, host.not_before - time.monotonic())
+        host.waited_s += pause
+        self.sleep(pause)  # also for no time at all: whoever stops us is heard there
         self.requests += 1
         began = time.monotonic()
         well, seconds = False, 0.0
@@ -362,8 +369,13 @@ def _read(url: str, response: requests.Response, deadline: float) -> bytes:
                 break
         if len(body) > MAX_BODY:
             raise PageError(f"{url} is larger than {MAX_BODY // 2**20} MB")
-    if unpack is not None and not unpack.eof:
-        raise requests.ConnectionError("the packed page was cut")
+    known_end = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+    if unpack is not None:
+        known_end = unpack.eof
+        if not known_end:
+            raise requests.ConnectionError("the packed page was cut")
+    if not known_end and b"<html" in body[:2000].lower() and b"</html" not in body[-2000:].lower():
+        raise requests.ConnectionError("the page was cut")  # its end is all that could say so
     return bytes(body)
 
 

@@ -6,7 +6,7 @@ songs/Robert Burns/Songs/01 - Tam Glen.txt  artist and album from the folders, a
 all_lyrics.txt                              ATOM-GPT's: ### BAND ###, === album ===, --- title ---
 *.json, *.jsonl     objects with text, song_name, artist_name, or lyrics, title, artist: this
                     project's, NanoRapGPT's data.json and meta.json, lyricsgenius's songs, albums
-                    and artists
+                    and artists; poems with stanzas, see gutenberg.py
 *.csv, *.tsv        a song a line; which column is what is told, or known by its usual names
 """
 
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 from backend.data.song import Kind, Song, song_id
 from backend.errors import DataError
+from backend.scrapers import gutenberg
 from backend.scrapers.encoding import file_text
 from backend.scrapers.names import version_of
 
@@ -111,6 +112,8 @@ def _rows(
         shape = "lines of JSON"
     else:
         rows, shape = _json(json.loads(text))
+    if rows and all(isinstance(row, dict) and "stanzas" in row for row in rows):
+        rows, shape = gutenberg.from_rows(rows), "poems"
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not _may_be_song(row):
             raise ValueError(f"entry {number} has no text")
@@ -224,7 +227,8 @@ def _song(name: Path, url: str, index: int, row: dict[str, Any]) -> Song:
     text = text if text and text.strip() else None
     if text:
         text.encode()  # a lone surrogate is JSON, and no text: ValueError
-    title = _scalar(row, "song_name", "title", "song") or name.stem
+    untitled = row.get("song_name") == ""  # said, where a missing one may be the file's name
+    title = "" if untitled else _scalar(row, "song_name", "title", "song") or name.stem
     kind: Kind = "song" if text else "empty"
     if row.get("kind") in get_args(Kind) and not (row["kind"] == "song" and not text):
         kind = cast(Kind, row["kind"])
@@ -259,8 +263,10 @@ def _scalar(row: dict[str, Any], *keys: str) -> str | None:
             continue
         if not isinstance(value, str | int | float):
             raise ValueError(f"{key} is no text: {value!r}")
-        str(value).encode()
-        return str(value)
+        name = str(value).replace("\0", "")  # which no database can compare
+        name.encode()
+        if name:
+            return name
     return None
 
 

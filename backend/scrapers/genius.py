@@ -288,7 +288,8 @@ def _state(page: str) -> Mapping[str, Any]:
 
 def _text(row: Mapping[str, Any], key: str) -> str | None:
     value = row.get(key)
-    return value if isinstance(value, str) and value.strip() else None
+    # A NUL is JSON, and nothing that a database can compare.
+    return value.replace("\0", "") if isinstance(value, str) and value.strip("\0 ") else None
 
 
 def _dict(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:

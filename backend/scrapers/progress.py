@@ -21,6 +21,7 @@ ROWS_SHOWN = 40
 WHERE = {
     "darklyrics": "www.darklyrics.com",
     "genius": "genius.com, by its developer API and its song pages",
+    "gutenberg": "Project Gutenberg's books (public domain), from copies at github.com",
     "demo": "the songbook of this project (CC0)",
     "files": "your own files",
 }
@@ -61,7 +62,7 @@ class Progress:
         self._pages = self._songs = self._left = 0
         self._artists_left = self._artists_done = self._pages_of_artists = 0
         self._began = self._told = time.monotonic()
-        self._bar = tqdm(total=0, unit=" pages", disable=None, smoothing=0, dynamic_ncols=True)
+        self._bar: Any = None  # drawn with the first page
 
     def artists(self, n: int) -> None:
         """So many artists are to be looked at."""
@@ -94,21 +95,21 @@ class Progress:
     def say(self, line: str) -> None:
         """A line that the bar does not overwrite."""
         with self._lock:
-            if self._bar.disable:
-                print(line, flush=True)
-            else:
-                self._bar.write(line)
+            tqdm.write(line)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _show(self) -> None:
+        if self._bar is None:
+            self._bar = tqdm(unit=" pages", disable=None, smoothing=0, dynamic_ncols=True)
         # Of artists that nobody looked at yet, as many pages as of the others, and their own one.
         mean = self._pages_of_artists / max(1, self._artists_done)
         left = self._left + round(self._artists_left * (1 + mean))
         waited = sum(host.waited_s for host in list(self._hosts.values()))
         facts = f"{self._songs:,} songs, {waited:,.0f} s waited"
-        self._bar.total = self._pages + left
+        self._bar.total = self._pages + left if left else None  # nobody knows yet, or the last one
         self._bar.set_postfix_str(facts, refresh=False)
         self._bar.update()
         now = time.monotonic()
@@ -129,6 +130,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(n: int, what: str) -> str:
+    """`1 song`, `2,000 songs`."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def closing_table(rows: Sequence[Row]) -> str:
     """Found, new, skipped by kind, failed and why, one artist a line."""
     shown = list(rows)
@@ -137,7 +143,8 @@ def closing_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in shown:
         skipped = "".join(f", {n:,} {kind}" for kind, n in row.skipped().items())
-        line = f"  {row.artist:<32} {row.songs['song']:,} songs ({row.new:,} new){skipped}"
+        songs = counted(row.songs["song"], "song")
+        line = f"  {row.artist:<32} {songs} ({row.new:,} new){skipped}"
         if row.failed:
             line += f"; {len(row.failed)} failed: {row.failed[0][1]}"
         lines.append(line)
@@ -172,12 +179,12 @@ def write_readme(folder: Path, kinds: Mapping[tuple[str, str], int]) -> None:
     """raw/README.md: where the texts come from, and whose they are."""
     lines = []
     for source in sorted({source for source, _ in kinds}):
-        counted = ", ".join(
-            f"{n:,} {'songs' if kind == 'song' else kind}"
+        rows = ", ".join(
+            counted(n, kind) if kind == "song" else f"{n:,} {kind}"
             for (of, kind), n in sorted(kinds.items())
             if of == source
         )
-        lines.append(f"- {source}, from {WHERE.get(source, source)}: {counted}")
+        lines.append(f"- {source}, from {WHERE.get(source, source)}: {rows}")
     text = "\n".join(
         [
             "# Raw songs",

@@ -2,6 +2,7 @@
 
     DarkLyrics   home ─ letter ─ artist ─ album (all its songs on one page)
     Genius       search ─ artist ─ lists of songs ─ song (API) ─ its page
+    Gutenberg    list of works ─ book (all its poems in one text)
 
 Every page comes from the store where it is in there. What an address gave is stored with it, so an
 artist who is done costs a look into the store and no parsing.
@@ -18,7 +19,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from backend.data.song import Kind, Song
 from backend.errors import Blocked, Gone, HostStopped, NetworkError, PageError
-from backend.scrapers import darklyrics, genius
+from backend.scrapers import darklyrics, genius, gutenberg
+from backend.scrapers.encoding import page_text
 from backend.scrapers.fetch import Fetcher, Page
 from backend.scrapers.names import Link, matching, nearest, plain
 from backend.scrapers.progress import Progress, Row
@@ -52,6 +54,7 @@ class Way:
     retry_failed: bool = False
     max_songs: int | None = None
     rows: list[Row] = field(default_factory=list)
+    noted: set[str] = field(default_factory=set)  # addresses that failed in this run
 
     def find(self, names: Sequence[str], letters: Sequence[str]) -> tuple[list[Link], Problems]:
         """Artists of these names, and a sentence on each name that is not one artist's."""
@@ -85,7 +88,7 @@ class Way:
         well = outcome is None or outcome.state == "done"
         if outcome and not well and not self.retry_failed and self._recent(outcome):
             if outcome.state == "gone":
-                raise Gone(outcome.reason or url)
+                raise KnownGone(outcome.reason or url)
             if outcome.attempts >= GIVEN_UP:
                 raise GivenUp(f"{outcome.reason} (in {outcome.attempts} runs)")
         if stored and well and (outcome is None or self._recent(outcome)):
@@ -116,33 +119,45 @@ class Way:
         return self.store.links(url)
 
     def _failed(self, row: Row, url: str, error: NetworkError, page: Page | None = None) -> None:
-        """An address gave nothing: why stands in the store and in the artist's row."""
+        """An address gave nothing: why stands in the store and in the artist's row.
+
+        Raises:
+            HostStopped: the error was one; nothing more is asked of that host.
+        """
         self._remember(url, error, page)
         if isinstance(error, Gone):
             row.gone += 1
         else:
             row.failed.append((url, error.what))
+        if isinstance(error, HostStopped):
+            raise error
 
     def _remember(self, url: str, error: NetworkError, page: Page | None = None) -> None:
-        if isinstance(error, GivenUp):
+        """Once a run, and not what was only looked up."""
+        if url in self.noted or isinstance(error, KnownGone | GivenUp):
             return
+        self.noted.add(url)
         state: State = "failed"
         if isinstance(error, Gone | Blocked):
             state = "gone" if isinstance(error, Gone) else "blocked"
-        outcome = self.store.outcome(url)
-        if not (state == "gone" and outcome and outcome.state == "gone"):
-            self.store.fail(url, state, error.what, page)
+        self.store.fail(url, state, error.what, page)
 
     def _full(self, row: Row) -> bool:
         return self.max_songs is not None and row.songs["song"] >= self.max_songs
 
     def _add(self, row: Row, found: Mapping[str, int]) -> None:
+        for what, n in found.items():
+            if what in KINDS:
+                row.songs[what] += n
         row.others += found.get("of others", 0)
-        row.songs.update({kind: n for kind, n in found.items() if kind in KINDS})
 
 
 class GivenUp(PageError):
     """A page that failed in run after run, and is not asked for any more."""
+
+
+class KnownGone(Gone):
+    """A page that was not there in an earlier run."""
 
 
 # --- DarkLyrics -----------------------------------------------------------------------------------
@@ -164,40 +179,44 @@ class DarkLyrics(Way):
         }  # fmt: skip
         problems: Problems = {}
         found: dict[str, Link] = {}
+        lists: dict[str, list[Link]] = {}  # letter -> its artists
+        lost: dict[str, str] = {}  # letter -> why it could not be had, which costs no other
 
-        def listed(letter: str) -> list[Link]:
-            """The artists of a letter; one that cannot be had costs no other."""
-            try:
-                links = self._links(index[letter], self.fetcher, darklyrics.parse_index)
-            except HostStopped:
-                raise
-            except NetworkError as error:
-                self._remember(index[letter], error)
-                self.rows.append(Row(self.source, f"letter {letter}", index[letter],
-                                     failed=[(index[letter], error.what)]))  # fmt: skip
-                return []
-            return [link for link, _ in links]
+        def artists_of(letter: str) -> list[Link]:
+            if letter not in lists:
+                url, lists[letter] = index[letter], []
+                try:
+                    links = self._links(url, self.fetcher, darklyrics.parse_index)
+                    lists[letter] = [link for link, _ in links]
+                except NetworkError as error:
+                    lost[letter] = error.what
+                    row = Row(self.source, f"letter {letter}", url)
+                    self.rows.append(row)
+                    self._failed(row, url, error)
+            return lists[letter]
 
         for letter in [*index] if "all" in letters or not (names or letters) else letters:
-            if letter not in index:
+            if letter in index:
+                found |= {link.url: link for link in artists_of(letter)}
+            else:
                 problems[letter] = f"{self.fetcher.site} has no letter {letter!r}"
-                continue
-            found |= {link.url: link for link in listed(letter)}
-        pages: dict[str, list[Link]] = {}
         for name in names:
             if name.startswith(("http://", "https://")):  # chosen by its address
                 url = darklyrics.WWW.sub(darklyrics.SITE, self.fetcher.own(name))
-                found.setdefault(url, Link(urlsplit(url).path.rsplit("/", 1)[-1][:-5], url))
+                stem = urlsplit(url).path.rpartition("/")[2].removesuffix(".html")
+                found.setdefault(url, Link(stem, url))
                 continue
             links: list[Link] = []
             seen: list[Link] = []
-            for letter in likely(name, [*index]):
-                pages[letter] = pages.get(letter) or listed(letter)
-                seen += pages[letter]
+            looked_at = likely(name, [*index])
+            for letter in looked_at:
+                seen += artists_of(letter)
                 if links := matching(name, seen):
                     break
             if len(links) == 1:
                 found |= {link.url: link for link in links}
+            elif not links and (missing := [lost[x] for x in looked_at if x in lost]):
+                problems[name] = f"{name!r} could not be looked up: {missing[0]}"
             else:
                 near = nearest(name, seen)
                 problems[name] = _which(name, links, near, self.fetcher.site)
@@ -209,8 +228,6 @@ class DarkLyrics(Way):
         self.progress.artist()
         try:
             albums = self._links(link.url, self.fetcher, darklyrics.parse_artist)
-        except HostStopped:
-            raise
         except NetworkError as error:
             self._failed(row, link.url, error)
             return
@@ -224,16 +241,12 @@ class DarkLyrics(Way):
             page = None
             try:
                 page, fetched = self._page(album.url, self.fetcher)
-                if (
-                    outcome and outcome.found is not None and not fetched
-                ):  # the site says: as it was
+                if outcome and outcome.found is not None and not fetched:  # it is as it was
                     self._add(row, outcome.found)
                     continue
                 songs = darklyrics.parse_album(
                     page.body, page.url, source=self.source, fetched_at=page.fetched_at
                 )
-            except HostStopped:
-                raise
             except NetworkError as error:
                 self._failed(row, album.url, error, page)
                 continue
@@ -246,7 +259,8 @@ class DarkLyrics(Way):
             found = Counter[str](song.kind for song in taken) if whole else None
             row.new += self.store.put(page, taken, fetched=fetched, found=found)
             self.progress.songs(len(taken))
-        self.store.write_views()
+        if row.new:
+            self.store.write_views()
 
     def plan(self, link: Link, look: bool) -> tuple[int, int] | None:
         if not (look or self._taken(self.store.outcome(link.url))):
@@ -277,6 +291,56 @@ def _which(name: str, links: Sequence[Link], near: Sequence[str], site: str) -> 
     return f"{name!r} is not on {site}" + (
         f"; nearest: {', '.join(map(repr, near))}" if near else ""
     )
+
+
+# --- Project Gutenberg ----------------------------------------------------------------------------
+
+
+@dataclass
+class Gutenberg(Way):
+    """A book counts as an artist does; names are those of authors or of books."""
+
+    fetcher: Fetcher = field(kw_only=True)
+    works: Sequence[gutenberg.Work] = field(kw_only=True)
+
+    def find(self, names: Sequence[str], letters: Sequence[str]) -> tuple[list[Link], Problems]:
+        books = [Link(work.title, work.url) for work in self.works]
+        known = books + [Link(work.author, work.url) for work in self.works]
+        found = {name: matching(name, known) for name in names}
+        problems = {
+            name: _which(name, (), nearest(name, known), "the list of works")
+            for name, links in found.items()
+            if not links
+        }
+        asked = {link.url for links in found.values() for link in links}
+        return [book for book in books if not names or book.url in asked], problems
+
+    def artist(self, link: Link) -> None:
+        row = Row(self.source, link.name, link.url)
+        self.rows.append(row)
+        self.progress.artist()
+        outcome = self.store.outcome(link.url)
+        if outcome and outcome.found is not None and self._taken(outcome):
+            self._add(row, outcome.found)
+            return
+        self.progress.expect(1)
+        try:
+            page, fetched = self._page(link.url, self.fetcher)
+        except NetworkError as error:
+            self._failed(row, link.url, error)
+            return
+        work = next(work for work in self.works if work.url == link.url)
+        songs = gutenberg.songs(page_text(page.body), work, page.fetched_at)[: self.max_songs]
+        found = {"song": len(songs)}
+        self._add(row, found)
+        row.new += self.store.put(
+            page, songs, fetched=fetched, found=found if self.max_songs is None else None
+        )
+        self.progress.songs(len(songs))
+        self.store.write_views()
+
+    def plan(self, link: Link, look: bool) -> tuple[int, int] | None:
+        return 1, int(not self._taken(self.store.outcome(link.url)))
 
 
 # --- Genius ---------------------------------------------------------------------------------------
@@ -377,7 +441,8 @@ class Genius(Way):
                 self._add(row, outcome.found)
             else:
                 self._song(row, song)
-        self.store.write_views()
+        if row.new:
+            self.store.write_views()
 
     def plan(self, link: Link, look: bool) -> tuple[int, int] | None:
         songs = list(itertools.islice(self._songs(Row(self.source, link.name), link),
@@ -425,8 +490,6 @@ class Genius(Way):
                     row.new += self.store.put(
                         page, songs, fetched=fetched, unit=url, links=links, found=found
                     )
-            except HostStopped:
-                raise
             except NetworkError as error:
                 self._failed(row, self._asked, error, self._came[0] if self._came else None)
                 return [], {}
@@ -448,8 +511,6 @@ class Genius(Way):
                 at, page = genius.page_url(song), None
                 page, fetched = self._page(at, self.web)
                 kind, lyrics = genius.parse_page(page.body, at)
-        except HostStopped:
-            raise
         except NetworkError as error:
             if not at:
                 at, page = self._asked, self._came[0] if self._came else None

@@ -2,7 +2,8 @@
 
 scratch    fresh weights, an empty folder
 resume     the last complete step of out_dir, continued exactly
-auto       the same where it is the same experiment; else that run is moved aside
+auto       the same where it is the same experiment; else that run is moved aside, and one begins
+           from `base`, or from scratch
 a path     weights of another run, of Hugging Face or of nanoGPT, at step 0 of a new run
 finetune   the old word: out_dir's run, at step 0 of <out_dir>-finetune
 """
@@ -10,6 +11,7 @@ finetune   the old word: out_dir's run, at step 0 of <out_dir>-finetune
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from backend.models import checkpoint, lora
 from backend.models.checkpoint import Source
 from backend.models.gpt import GPT
 from backend.models.weights import MAY_CHANGE
+from backend.storage import alone
 
 
 def spelt_out(config: TrainConfig) -> TrainConfig:
@@ -41,8 +44,19 @@ def find_source(config: TrainConfig) -> Source | None:
     """
     out_dir = Path(config.out_dir)
     standing = checkpoint.steps(out_dir)
+    looking = config.eval_only or config.dry_run  # and writing nothing
     if standing and config.init_from in ("resume", "auto"):
-        return checkpoint.newest_whole(standing)
+        newest = checkpoint.newest_whole(standing)
+        if config.init_from == "resume" or not config.base or config.eval_only:
+            return newest
+        base = checkpoint.find(config.base, config.checkpoint)
+        began = checkpoint.facts_of(newest).get("from")
+        if began == str(base):
+            return newest
+        if not looking:
+            with alone(out_dir):
+                _move_aside(out_dir, f"it began from {began or 'scratch'}")
+        return base
     others = checkpoint.holds_weights(out_dir) and not standing
     if config.init_from == "resume":
         raise CheckpointError(
@@ -51,7 +65,6 @@ def find_source(config: TrainConfig) -> Source | None:
             if others
             else f"python -m backend.training.train config/lyrics_cpu.py --out_dir={out_dir}",
         )
-    looking = config.eval_only or config.dry_run  # and writing nothing
     if standing and not (config.overwrite or looking):
         raise CheckpointError(
             f"{out_dir} holds a run already, at step {standing[-1].step}",
@@ -64,10 +77,25 @@ def find_source(config: TrainConfig) -> Source | None:
             f"{out_dir} holds weights that are no run", why="a run there would overwrite them",
             mend="another --out_dir",
         )  # fmt: skip
-    if config.init_from in ("scratch", "auto"):
+    begins_from = config.base if config.init_from == "auto" else config.init_from
+    if begins_from in ("scratch", None):
         _refuse_lora(config)
         return None
-    return checkpoint.find(config.init_from, config.checkpoint)
+    return checkpoint.find(begins_from, config.checkpoint)
+
+
+def resumes(config: TrainConfig, source: Source | None) -> bool:
+    """Does the run in out_dir go on from this source, rather than begin from it?"""
+    ours = source is not None and source.is_step and source.run == Path(config.out_dir)
+    return ours and config.init_from in ("resume", "auto")
+
+
+def _move_aside(out_dir: Path, why: str) -> None:
+    name = f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}"
+    free = (out_dir.with_name(name + more) for more in ("", *(f"-{n}" for n in range(2, 99))))
+    aside = next(path for path in free if not path.exists())  # two runs may end in one second
+    out_dir.rename(aside)
+    print(f"{out_dir} held another run ({why}); it is {aside} now")
 
 
 def _refuse_lora(config: TrainConfig) -> None:
@@ -85,9 +113,8 @@ ON_PURPOSE = ("command line", "parameter")
 
 def _on_purpose(config: TrainConfig, origin: str | None) -> bool:
     """Was a value said for these weights? On the command line, or in the recipe that names them."""
-    return origin in ON_PURPOSE or (
-        origin is not None and origin == config.origins.get("init_from")
-    )
+    named = (config.origins.get("init_from"), config.origins.get("base"))
+    return origin in ON_PURPOSE or (origin is not None and origin in named)
 
 
 def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
@@ -101,8 +128,12 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
     Raises:
         CheckpointError: the command line, or a resumed run's recipe, contradicts the weights.
     """
+    resumed = resumes(config, source)
+    if resumed and config.init_from == "auto" and config.base and not config.eval_only:
+        # as when it began: what was said since makes it another experiment, no contradiction
+        source, resumed = checkpoint.find(config.base, config.checkpoint), False
     facts = checkpoint.facts_of(source) if source else {}
-    if config.init_from == "auto" and not (config.eval_only or facts.get("from")):
+    if resumed and config.init_from == "auto" and not (config.eval_only or facts.get("from")):
         source = None  # auto compares the settings, and the shape is one of them
     if source is None:
         return _with_alpha(config)
@@ -114,7 +145,6 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
         key: config.origins.get(key, None if own[key] == default[key] else "parameter")
         for key in own
     }
-    resumed = config.init_from in ("resume", "auto")
     purposes = {key: _on_purpose(config, origin) for key, origin in said.items()}
     new_kind = purposes["attn_type"] and own["attn_type"] != theirs["attn_type"]
     taken: dict[str, Any] = {}
@@ -194,7 +224,7 @@ def check(
         CheckpointError: resuming on other data; or auto, and a run that fresh weights cannot
             replace.
     """
-    if source is None or config.init_from not in ("resume", "auto"):
+    if source is None or not resumes(config, source):
         return source
     out_dir, facts = Path(config.out_dir), checkpoint.facts_of(source)
     # JSON has no tuples: compare what the file would hold; keys younger than the run had their
@@ -206,21 +236,21 @@ def check(
     if config.init_from == "auto" and not config.eval_only:
         if not changed and same_data:
             return source  # a finished run too: it takes no step, and lost outputs come back
+        base = checkpoint.find(config.base, config.checkpoint) if config.base else None
         if config.dry_run:
-            return None
-        why = ", ".join(changed) or "its data"
-        if facts.get("from"):
+            return base
+        why = f"{', '.join(changed) or 'its data'} changed"
+        if facts.get("from") and base is None:
             raise CheckpointError(
-                f"{out_dir} holds a run that began from {facts['from']}, and {why} changed",
+                f"{out_dir} holds a run that began from {facts['from']}, and {why}",
                 why="auto begins from fresh weights, which is another run",
                 mend=f"--init_from=resume, or --init_from={facts['from'].partition(',')[0]} "
                 "--out_dir=NEW",
             )
-        _refuse_lora(config)
-        aside = out_dir.with_name(f"{out_dir.name}.{datetime.now():%Y%m%d-%H%M%S}")
-        out_dir.rename(aside)
-        print(f"{out_dir} held another run ({why} changed); it is {aside} now")
-        return None
+        if base is None:
+            _refuse_lora(config)
+        _move_aside(out_dir, why)
+        return base
     if not same_data:
         raise CheckpointError(
             f"the data in {bins.folder} are not those that {out_dir} was trained on",
@@ -251,6 +281,28 @@ def build(config: TrainConfig, bins: Bins, source: Source | None, *, resumed: bo
     if adapted:
         lora.load(model, checkpoint.load_adapters(source))
     return model
+
+
+FEW = 10_000  # characters: some five songs
+ENGLISH = 2.2  # characters a token of lyrics-base: in English songs 2.6 to 3, in others 1.7 or less
+
+
+def advise(source: Source | None, bins: Bins) -> Iterator[str]:
+    """What stands in the way of a good finetuning of lyrics-base."""
+    if source is None or source.name != checkpoint.BASE:
+        return
+    chars, per_token = bins.train.chars, bins.train.chars / max(1, len(bins.train.tokens))
+    if per_token < ENGLISH:
+        yield (
+            f"lyrics-base knows English alone, and these songs are {per_token:.1f} characters a "
+            "token to it, where English ones are 2.6 or more. What is not English is learnt "
+            "better from scratch: config/lyrics_cpu.py, with --tokenizer=char in binarize"
+        )
+    if chars < FEW:
+        yield (
+            f"{chars:,} characters are few to finetune on: they will be learnt by heart, or "
+            "nothing of them. --max_iters=60 --dropout=0.3, and more songs if you have them"
+        )
 
 
 def origin(source: Source | None, *, resumed: bool) -> dict[str, Any]:

@@ -28,7 +28,15 @@ from backend.errors import ConfigError
 from backend.evaluation.compare import read_metrics
 from backend.report import table
 from backend.storage import Summary, atomic_write, git_commit, packages
-from backend.training import bench_crawl, bench_data, bench_model, bench_step, bench_train
+from backend.training import (
+    bench_crawl,
+    bench_data,
+    bench_generation,
+    bench_model,
+    bench_songs,
+    bench_step,
+    bench_train,
+)
 from backend.training.measure import measure, python
 
 HELP_RUNS = 5
@@ -199,6 +207,7 @@ class Section(NamedTuple):
     lacks: Callable[[BenchConfig], str | None] = _nothing
 
 
+SONGS = ("songs", "seeds", "seconds", "seed")
 RACE = ("text", "nanogpt", "max_iters", "seed")
 STEP = ("nanogpt", "batch_size", "block_size", "bias", "real_data", "dataset", "seed", "device",
         "dtype", "compile")  # fmt: skip
@@ -208,10 +217,14 @@ SECTIONS: dict[str, Section] = {
     "flow": Section(_flow),
     "tests": Section(_tests),
     "model": Section(bench_model.model, ("nanogpt",)),
-    "generation": Section(bench_model.generation, ("nanogpt",)),
+    "generation": Section(bench_generation.generation, ("text", "nanogpt")),
     "attention": Section(bench_model.attention, ("text",)),
     "lora": Section(bench_model.lora_memory),
     "crawl": Section(bench_crawl.crawl),
+    "evaluation": Section(bench_songs.evaluation, ("songs",), bench_songs.lacks_songs),
+    "tokenizers": Section(bench_songs.tokenizers, SONGS, bench_songs.lacks_songs),
+    "transfer": Section(bench_songs.transfer, (*SONGS, "artist"), bench_songs.lacks_songs),
+    "base": Section(bench_songs.base, SONGS, bench_songs.lacks_songs),
     "clean": Section(bench_data.clean, ("songs",)),
     "bins": Section(bench_data.bins, ("text",)),
     "data": Section(bench_data.batches, ("songs",)),

@@ -1,5 +1,5 @@
-"""Figures of the model: beside its peers in training and in writing, of every kind of attention,
-with and without LoRA.
+"""Figures of the model: beside its peers in training, of every kind of attention, with and without
+LoRA.
 
 Part of `backend/training/bench.py`. What is compared runs in turn, so that a busy machine slows all
 of it alike; figures are medians.
@@ -25,7 +25,6 @@ from backend.config.schema import PRESETS, BenchConfig, ModelConfig
 from backend.data.tokenizers import CharTokenizer
 from backend.errors import ConfigError
 from backend.models import lora
-from backend.models.generation import Row, Sampling, generate
 from backend.models.gpt import GPT, n_params
 from backend.report import table
 from backend.runtime import keep_freed_memory
@@ -33,8 +32,6 @@ from backend.runtime import keep_freed_memory
 ROUNDS = 5
 SHAPES = ((2, 256), (1, 1024))  # sequences x tokens
 VOCABULARY = 50_304  # padded, for all of them alike
-# Writing: nanoGPT reads its whole context for every token, so it is asked for fewer.
-PROMPT, NEW, NEW_UNCACHED, K = 8, 100, 25, 200
 # The table of attention kinds: facts of the trial on which the defaults rest.
 SONGBOOK = Path(__file__).resolve().parents[2] / "assets" / "demo_songbook"
 SMALL = ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64)
@@ -62,7 +59,7 @@ def model(config: BenchConfig) -> str:
     names = ["nanoGPT, fp32"] * bool(theirs)
     names += ["Hugging Face, fp32", "ours, fp32", "ours, bf16"]
     rows = []
-    with _children(names, theirs) as pools:
+    with children(names, theirs, _open) as pools:
         for B, T in SHAPES:
             seconds: dict[str, list[float]] = {name: [] for name in names}
             for round_ in range(ROUNDS + 1):
@@ -76,56 +73,23 @@ def model(config: BenchConfig) -> str:
                 row = [f"{B} x {T}", name, f"{median:.2f}", f"{B * T / median:,.0f}"]
                 rows.append([*row, f"{base / median:.2f}"])
                 print("  ".join(rows[-1]), flush=True)
-        peaks = _peaks(pools)
+        memory = peaks(pools)
     head = ["sequences x tokens", "model", "seconds", "tokens/s", f"against {names[0]}"]
-    note = f"Medians of {ROUNDS}. Peak memory of each process, GB: {peaks}."
+    note = f"Medians of {ROUNDS}. Peak memory of each process, GB: {memory}."
     return table(head, rows) + f"\n\n{note}"
-
-
-def generation(config: BenchConfig) -> str:
-    """Writing with the shape of GPT-2 124M and random weights, alone and eight texts at once: by
-    nanoGPT's generate, Hugging Face's and ours, as `model` has them in turn."""
-    theirs = checkout(config)
-    names = [*["nanoGPT, fp32"] * bool(theirs), "Hugging Face, fp32", "ours, fp32"]
-    rows = []
-    with _children(names, theirs) as pools:
-        for B in (1, 8):
-            rates: dict[str, list[float]] = {name: [] for name in names}
-            for pool in pools.values():
-                pool.apply(_written, (B, 2))  # warms up
-            for _ in range(ROUNDS):
-                for name, pool in pools.items():
-                    rates[name].append(pool.apply(_written, (B, _new(name))))
-            base = statistics.median(rates[names[0]])
-            for name, each in rates.items():
-                rate = statistics.median(each)
-                row = [B, name, _new(name), f"{rate:.1f}", f"{rate / base:.2f}"]
-                rows.append(row)
-                print("  ".join(map(str, row)), flush=True)
-        peaks = _peaks(pools)
-    head = ["texts at once", "program", "new tokens each", "tokens/s", f"against {names[0]}"]
-    note = (
-        f"{PROMPT} tokens of prompt, drawn from the {K} likeliest. Medians of {ROUNDS}. Peak "
-        f"memory of each process, GB: {peaks}."
-    )
-    return table(head, rows) + f"\n\n{note}"
-
-
-def _new(name: str) -> int:
-    return NEW_UNCACHED if name.startswith("nanoGPT") else NEW
 
 
 @contextmanager
-def _children(names: Sequence[str], theirs: Path | None) -> Iterator[dict[str, Pool]]:
-    """A process for each peer, with its model open."""
+def children(
+    names: Sequence[str], theirs: Path | None, opened: Callable[[str, Path | None], None]
+) -> Iterator[dict[str, Pool]]:
+    """A process for each peer, in which its model was opened."""
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(spawn.Pool(1, _open, (name, theirs))) for name in names
-        }  # fmt: skip
+        yield {name: stack.enter_context(spawn.Pool(1, opened, (name, theirs))) for name in names}
 
 
-def _peaks(pools: dict[str, Pool]) -> str:
+def peaks(pools: dict[str, Pool]) -> str:
     return ", ".join(f"{name} {pool.apply(peak_gb):.1f}" for name, pool in pools.items())
 
 
@@ -139,9 +103,9 @@ def _open(name: str, theirs: Path | None) -> None:
     shape = ModelConfig(block_size=1024)
     if name.startswith("nanoGPT"):
         assert theirs is not None
-        _peer = name, *_nanogpt(theirs, shape)
+        _peer = name, *nanogpt_model(theirs, shape)
     elif name.startswith("Hugging Face"):
-        _peer = name, *_hugging_face()
+        _peer = name, *hugging_face()
     else:
         keep_freed_memory()  # as train does
         half = torch.autocast("cpu", torch.bfloat16, enabled=name.endswith("bf16"))
@@ -157,26 +121,6 @@ def _timed(B: int, T: int) -> float:
     step(ids).backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     return time.perf_counter() - began
-
-
-def _written(B: int, new: int) -> float:
-    """Tokens a second, of so many new ones in each of B texts."""
-    name, module, _ = _peer
-    peer: Any = module.eval()
-    ids = torch.randint(50_257, (B, PROMPT))
-    began = time.perf_counter()
-    if name.startswith("nanoGPT"):
-        peer.generate(ids, new, top_k=K)
-    elif name.startswith("Hugging Face"):
-        peer.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
-            do_sample=True, top_k=K, pad_token_id=0,
-        )  # fmt: skip
-    else:
-        rows = [Row(row, seed, left=new) for seed, row in enumerate(ids.tolist())]
-        for _ in generate(peer, rows, Sampling(top_k=K)):
-            pass
-    return B * new / (time.perf_counter() - began)
 
 
 def peak_gb() -> float:
@@ -196,7 +140,8 @@ def _step(module: GPT, precision: AbstractContextManager[Any]) -> Step:
     return step
 
 
-def _hugging_face() -> tuple[torch.nn.Module, Step]:
+def hugging_face() -> tuple[torch.nn.Module, Step]:
+    """Hugging Face's GPT-2 124M, with random weights, and a step of it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     settings = GPT2Config(vocab_size=VOCABULARY, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
@@ -209,14 +154,17 @@ def _hugging_face() -> tuple[torch.nn.Module, Step]:
     return theirs, step
 
 
-def _nanogpt(checkout: Path, shape: ModelConfig) -> tuple[torch.nn.Module, Step]:
+def nanogpt_model(
+    checkout: Path, shape: ModelConfig, vocab_size: int = VOCABULARY
+) -> tuple[torch.nn.Module, Step]:
+    """nanoGPT's model of this shape, from a checkout, and a step of it."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", checkout / "model.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sizes = {k: getattr(shape, k) for k in ("block_size", "n_layer", "n_head", "n_embd", "bias")}
-    theirs: Any = module.GPT(module.GPTConfig(vocab_size=VOCABULARY, dropout=0.0, **sizes))
+    theirs: Any = module.GPT(module.GPTConfig(vocab_size=vocab_size, dropout=0.0, **sizes))
 
     def step(ids: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor = theirs(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())[1]

@@ -121,7 +121,7 @@ def read_ours(out_dir: Path) -> tuple[list[float], float, list[tuple[float, floa
         if row["split"] == "train":
             seconds.append(row["seconds"])
             tokens += row["seconds"] * row["tokens_per_s"]
-        else:
+        elif row["split"] == "val":
             curve.append((sum(seconds), row["loss"]))
     return seconds, tokens, curve
 
@@ -176,29 +176,31 @@ class Race:
     def __init__(self, config: BenchConfig, folder: Path, bins: Bins, *, plain: bool) -> None:
         """plain: nanoGPT gets the characters alone, as its own prepare.py would write them; else
         our stream as it is, headers and ends of songs with it."""
-        theirs = checkout(config)
-        assert theirs is not None  # bench.py saw to it
-        self.config, self.folder, self.bins = config, folder, bins
-        self.checkout, self.plain, self.n = theirs, plain, 0
-        data = folder / "nanogpt"
+        self.config, self.folder, self.bins, self.plain, self.n = config, folder, bins, plain, 0
+
+    def laid_out(self) -> Path:
+        """The corpus as nanoGPT reads it."""
+        data, size = self.folder / "nanogpt", 0
         data.mkdir()
-        size = 0
-        for name, split in (("train", bins.train), ("val", bins.val)):
-            ids = split.tokens[1:-1] if plain else split.tokens[:]
+        for name, split in (("train", self.bins.train), ("val", self.bins.val)):
+            ids = split.tokens[1:-1] if self.plain else split.tokens[:]
             ids.astype(np.uint16).tofile(data / f"{name}.bin")
             size = max(size, int(ids.max()) + 1)
-        size = size if plain else bins.tokenizer.vocab_size
+        size = size if self.plain else self.bins.tokenizer.vocab_size
         (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": size}))
+        return data
 
     def nanogpt(self) -> Run:
         """Their recipe, word for word; its files stay out of their checkout."""
+        theirs = checkout(self.config)
+        assert theirs is not None  # bench.py saw to it
         n, out = self.config.max_iters, self.folder / "nanogpt-out"
         command = [sys.executable, "-B", "train.py", *THEIR_RECIPE, f"--max_iters={n}"]
         command += [f"--lr_decay_iters={n}", f"--out_dir={out}"]
-        command += [f"--dataset={self.folder / 'nanogpt'}"]  # an absolute path, under their data/
+        command += [f"--dataset={self.laid_out()}"]  # an absolute path, under their data/
         if n % THEIR_EVALUATION:  # a trial: they save where they evaluate, and warm up for 100
             command += [f"--eval_interval={n}", f"--warmup_iters={min(100, n // 4)}"]
-        process = measure(command, self.checkout)
+        process = measure(command, theirs)
         seconds, curve = read_nanogpt(process.output)
         tokens = len(seconds) * THEIR_BATCH * THEIR_CONTEXT
         return self._told(
@@ -281,12 +283,12 @@ def _text_race(config: BenchConfig, folder: Path) -> Race:
 def _songs_race(config: BenchConfig, folder: Path) -> Race:
     """Held out by song; nanoGPT reads the same stream."""
     (folder / "songs").mkdir()
-    shutil.copyfile(_data_json(config), folder / "songs" / "data.json")
+    shutil.copyfile(data_json(config), folder / "songs" / "data.json")
     measure(python("backend.data.binarize", f"--data_dir={folder / 'songs'}"))
     return Race(config, folder, Bins.open(str(folder / "songs" / "char")), plain=False)
 
 
-def _data_json(config: BenchConfig) -> Path:
+def data_json(config: BenchConfig) -> Path:
     """The songs to train on.
 
     Raises:
@@ -307,7 +309,7 @@ def _data_json(config: BenchConfig) -> Path:
 def train(config: BenchConfig) -> str:
     """Our recipe beside nanoGPT's: for its time, and for a small part of it."""
     if config.songs:
-        _data_json(config)  # or it is missed after many minutes
+        data_json(config)  # or it is missed after many minutes
     with tempfile.TemporaryDirectory() as name:
         race = _text_race(config, Path(name))
         theirs = race.nanogpt()

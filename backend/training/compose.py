@@ -128,19 +128,19 @@ def word_bias(begun: str, change: Mapping[str, float], spelling: Spelling) -> to
     for word, nats in change.items():
         whole = 2 ** (len(word) + 1) - 1
         for k in range(1, len(word) + 1):
-            part = nats * (2**k - 1) / whole
+            part = nats * ((2**k - 1) / whole)
             if not begun:
                 put(at, word[:k], part)
             elif k > len(begun) and word.startswith(begun):
-                put(at, word[len(begun) : k], part - nats * (2 ** len(begun) - 1) / whole)
+                put(at, word[len(begun) : k], part - nats * ((2 ** len(begun) - 1) / whole))
             put(after, f" {word[:k]}", part)
     bias = torch.zeros(spelling.vocab_size)
     for ids in (at, after):
         if ids:
             bias[list(ids)] = torch.tensor(list(ids.values()))
     if begun in change:
-        ended = change[begun] * 2 ** len(begun) / (2 ** (len(begun) + 1) - 1)
-        bias[spelling.ends_word] += ended
+        ended = 2 ** len(begun) / (2 ** (len(begun) + 1) - 1)
+        bias[spelling.ends_word] += change[begun] * ended
     return bias
 
 
@@ -169,7 +169,8 @@ class Draft:
         left: int,
     ) -> None:
         self.rules, self.spelling = rules, spelling
-        self.row = Row([*front], seed, left, keep=len(front))
+        self.front, self._headed = len(front), headed
+        self.row = Row([*front], seed, left, keep=self.front)
         self.text = ""
         self.body: int | None = 0 if headed else None  # where a header of the model's own ends
         self.finish: Literal["end", "length", "lines"] = "length"
@@ -194,7 +195,10 @@ class Draft:
             return ""
         sure = len(self.text)
         if not self.over:
-            sure = self._begun() - max((len(stop) for stop in self.rules.stop), default=0)
+            line = self.text.rfind("\n") + 1
+            may_be_header = any(f"{key}: ".startswith(self.text[line:]) for key in HEADER)
+            sure = line if may_be_header else self._begun()
+            sure -= max((len(stop) for stop in self.rules.stop), default=0)
             sure = len(self.text[: max(sure, 0)].rstrip())
         self._told = max(self._told, self.body or 0)
         new = self.text[self._told : sure]
@@ -216,8 +220,16 @@ class Draft:
         if self.body is None:
             self.body = _header_end(self.text + "\n" * at_end)
             if self.body is None:
-                return
+                if not at_end:
+                    return
+                self.body = 0
             self._judged = self.body
+        line = self.text.rfind("\n") + 1
+        inside = line > self.body or self._headed
+        # a model whose end was refused begins another song
+        header = inside and HEADER_LINE.match(self.text[line:] + "\n")
+        if header and self._refuse_from(line, "header lines"):
+            return
         if self._judge(at_end):
             if at_end:
                 self._end_of_text()
@@ -321,7 +333,7 @@ class Draft:
                 self._close(start + here.index("\n"))
         elif ended and self._lacks(here[: ended.start()]):
             self._refuse(1, "ends that came too early")
-        elif ended or len(_lines(whole)) >= (place.lines or SECTION_LINES):
+        elif ended or len(lines_of(whole)) >= (place.lines or SECTION_LINES):
             self._close(start + len((here[: ended.start()] if ended else whole).rstrip()))
 
     def _lacks(self, here: str) -> bool:
@@ -329,12 +341,12 @@ class Draft:
         place = self._place
         if place.upto == "song":
             lines = len(self._sung(here))
-            return lines < (place.lines or 0) or self._stanzas() < (place.stanzas or 0)
-        return len(_lines(here)) < (place.lines or 1)
+            return lines < (place.lines or 1) or self._stanzas() < (place.stanzas or 0)
+        return len(lines_of(here)) < (place.lines or 1)
 
     def _sung(self, here: str) -> list[str]:
         """Lines of the song with so much of this place."""
-        return _lines(self.text[self.body or 0 : self._start] + here)
+        return lines_of(self.text[self.body or 0 : self._start] + here)
 
     def _stanzas(self) -> int:
         return len(stanzas(self.text[self.body or 0 :]))
@@ -411,7 +423,8 @@ class Draft:
         self._wish()
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
+    """What is sung, without lines of white space."""
     return [line for line in sung_lines(text) if line.strip()]
 
 
@@ -467,7 +480,7 @@ def around(text: str, keep: Collection[int]) -> list[str | Open | Again]:
     plan: list[str | Open | Again] = []
     number = 0
     for line in text.split("\n"):
-        number += bool(_lines(line))
-        kept = not _lines(line) or number in keep
+        number += bool(lines_of(line))
+        kept = not lines_of(line) or number in keep
         plan += ["\n"] * bool(plan) + [line if kept else Open("line")]
     return plan

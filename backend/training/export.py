@@ -45,6 +45,7 @@ class Export:
     facts: Mapping[str, Any]  # model.json; empty for weights from elsewhere
     measured: Mapping[str, float]  # bpc, loss
     name: str
+    dtype: torch.dtype
 
     @property
     def specials(self) -> bool:
@@ -61,6 +62,7 @@ def main(config: ExportConfig) -> Summary:
     name = config.push_to_hub or (run if run.name else run.resolve()).name
     measured = _measured(source)
     settings = {"format": config.format, "name": name, "measured": measured}
+    settings |= {} if config.dtype == "float32" else {"dtype": config.dtype}
     files = checkpoint.inputs(source)
     stage = Stage("export", VERSION, folder, settings=settings, inputs=files)
     summary = None if config.force else stage.unchanged()
@@ -77,6 +79,7 @@ def main(config: ExportConfig) -> Summary:
             checkpoint.facts_of(source),
             measured,
             name,
+            getattr(torch, config.dtype),
         )
         aside, older = (folder.with_name(f".{kind}-{folder.name}") for kind in ("tmp", "old"))
         for left in (aside, older):  # by an export that was killed
@@ -185,20 +188,23 @@ def _to_nanogpt(export: Export, folder: Path) -> float:
 
 
 def _to_safetensors(export: Export, folder: Path) -> float:
-    """Our own form: every kind of model; any program of this project reads it by its path."""
+    """Our own form: every kind of model; any program of this project reads it by its path. The
+    difference is what rounding to the numbers asked for makes."""
     tokenizer = export.tokenizer.to_json()
+    rounded = {k: v.to(export.dtype) for k, v in export.weights.tensors.items()}
     checkpoint.save_weights(
         folder,
-        export.weights,
+        replace(export.weights, tensors=rounded),
         step=export.source.step,
         facts={k: v for k, v in export.facts.items() if k in ("data", "from", "base_model")},
         tokenizer=tokenizer,
     )
     theirs = checkpoint.load_model(Source(folder))
-    difference, _ = _compare(export.weights, lambda idx: theirs(idx)[0])
+    meant = replace(export.weights, tensors={k: v.float() for k, v in rounded.items()})
+    difference, _ = _compare(meant, lambda idx: theirs(idx)[0])
     if difference:
         raise CheckpointError(f"{folder} gives other logits: by {difference:.1e}")
-    return difference
+    return _compare(export.weights, lambda idx: theirs(idx)[0])[0]
 
 
 # (what, a fresh folder) -> largest difference of a logit after reading it back

@@ -127,7 +127,7 @@ def _cut(path: Path, step: int) -> None:
     keep = [
         row
         for row in read_rows(path)
-        if row["step"] < step or (row["step"] == step and row.get("split") == "train")
+        if row["step"] < step or (row["step"] == step and row.get("split", "train") == "train")
     ]
     with atomic_write(path) as file:
         file.writelines(json.dumps(row) + "\n" for row in keep)

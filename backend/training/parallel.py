@@ -69,7 +69,7 @@ def wrap(model: GPT, how: Strategy, runtime: Runtime) -> nn.Module:
         # Shards stay fp32 and autocast rounds as it does in one process, so results are equal. Its
         # cache would keep the rounded weights of every block until the forward ends.
         torch.set_autocast_cache_enabled(False)
-        # the logits are one, cut free of their padding; nobody writes into them
+        # logits are one, cut free of their padding; nobody writes into them
         warnings.filterwarnings("ignore", message=".*returned a view tensor")
         return model
     model.to(runtime.device)

@@ -116,14 +116,16 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
         experiment["tokens_per_step"] = tokens_per_step
         experiment["attn_scale"] = config.resolved().attn_scale
         out_dir = Path(config.out_dir)
-        stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=bins.files())
+        base = [] if config.base is None else checkpoint.find(config.base, config.checkpoint).files
+        inputs = [*bins.files(), *base]
+        stage = Stage("train", VERSION, out_dir, settings=experiment, inputs=inputs)
         if config.init_from == "auto" and not looking and (same := stage.unchanged()):
             print(same.line())
             return same
         with alone(out_dir) if runtime.is_main and not looking else contextlib.nullcontext():
             source = begin.check(config, experiment, bins, source)
         standing = checkpoint.steps(out_dir)
-    resumed = source is not None and config.init_from in ("resume", "auto")
+    resumed = begin.resumes(config, source)
     batches = open_batches(
         config.batches, bins, seed=config.seed, block_size=config.block_size,
         document_mask=config.document_mask,
@@ -169,7 +171,6 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
         )
         with parallel.accumulating(wrapped, last=last):
             with runtime.autocast():
-                # not the logits by a name: they would stay through the backward pass
                 loss = call(x, y, documents=documents)[1]
             # DDP and FSDP take the mean over the processes, and this is a sum
             scaler.scale(loss * (weight * runtime.world_size)).backward()
@@ -183,7 +184,8 @@ def run(config: TrainConfig, runtime: Runtime, stack: contextlib.ExitStack) -> S
         )
         model.zero_grad(set_to_none=True)
     print(estimate.forecast(config, division, model, seconds, step), flush=True)
-    if note := estimate.advice(config, bins, model, division):
+    by_heart = estimate.advice(config, bins, model, division)
+    for note in (*([] if resumed else begin.advise(source, bins)), *([by_heart] * bool(by_heart))):
         print(f"note: {note}", flush=True)
     if config.dry_run:
         print(f"one batch, x above y:\n{estimate.excerpt(first, bins)}")

@@ -39,6 +39,8 @@ def comments(recipe):
 
 def shape(config):
     """The shape of the model: of the weights that a run starts from, where it does."""
+    if config.base == "lyrics-base":
+        return shape(load(TrainConfig, ["config/train_lyrics_base.py"]))
     weights = PRESETS.get(config.init_from, {})
     return ModelConfig(**(config.part(ModelConfig).as_dict() | weights))
 
@@ -69,16 +71,17 @@ def test_the_warm_up_is_shorter_than_the_run(recipe):
 def test_the_data_are_named_with_the_command_that_makes_them(recipe):
     config = load(TrainConfig, [f"config/{recipe}"])
     corpus, tokenizer = config.dataset.split("/")
-    assert re.fullmatch(r"char|gpt2|bpe\d+", tokenizer)
+    assert re.fullmatch(r"char|gpt2|bpe\d+|lyrics-base", tokenizer)
     if config.init_from in PRESETS:
         assert tokenizer == "gpt2"
+    assert (tokenizer == "lyrics-base") == (config.base == "lyrics-base")
     said = comments(recipe)
     assert f"config/{recipe}" in said
     for name in re.findall(r"config/[\w/]+\.py", said):
         assert find_config(name).is_file()
     if recipe not in TOLD:
         return
-    kind = "" if tokenizer == "char" else f" --tokenizer={tokenizer}"
+    kind = "" if tokenizer == "char" else f" --tokenizer={re.sub('(?<=bpe)[0-9]+', '', tokenizer)}"
     if corpus in CORPORA:
         assert f"python -m backend.data.corpora --corpus={corpus}{kind}" in said
         load(CorporaConfig, [f"--corpus={corpus}", *kind.split()])

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from backend.data.song import header, read_songs, split_header, training_header
 from backend.errors import DataError, UserError
 from backend.storage import alone
 from tests.conftest import ROOT
+from tests.data.conftest import verse
 from tests.data.oracles import groups
 
 
@@ -1103,3 +1105,106 @@ def test_nanogpts_own_train_py_trains_on_our_bins(all_kinds, tmp_path):
         assert "iter 1: loss" in done.stdout
         if kind == "char":
             assert f"found vocab_size = {meta(all_kinds)['vocab_size']}" in done.stdout
+
+
+# --- works that are held out, songs that weigh more -----------------------------------------------
+
+
+def stanzaic(name, stanzas=3):
+    return "\n\n".join(f"{name} {n} went down\nto harbour {name} {n}" for n in range(stanzas))
+
+
+@pytest.fixture
+def library(tmp_path, rows):
+    """Three books; one of the poems of Oars is also, cut or changed, in others."""
+    songs = [
+        {"text": stanzaic(f"{book} {i}", 6), "id": f"{book}{i}", "album": book, "artist_name": "A"}
+        for book in ("Oars", "Sails", "Nets")
+        for i in range(10)
+    ]
+    cut = "\n\n".join(stanzaic("Oars 1", 6).split("\n\n")[:2])
+    songs.append({"text": cut, "id": "excerpt", "album": "Sails", "song_name": "Cut"})
+    more = stanzaic("Oars 2", 6) + "\n\n" + stanzaic("Chain", 40)
+    songs.append({"text": more, "id": "within", "album": "Nets", "song_name": "A Chain of Poems"})
+    songs.append({"text": "OARS 3 0 went down!\nBut then\nsomewhere\nelse", "id": "quotes"})
+    return rows(tmp_path / "data", songs)
+
+
+@pytest.mark.parametrize("entry", ["oars\tby A, 1901", "# nobody\nOars", "\ufeffOARS\n\n"])
+def test_a_listed_work_is_held_out_and_neither_its_excerpts_nor_what_holds_it_are_read(
+    library, tmp_path, capsys, entry
+):
+    listed = tmp_path / "held.tsv"
+    listed.write_text(entry, encoding="utf-8")
+    main(library, held_out=str(listed), tokenizer="bpe", vocab_size=400)
+    assert meta(library, "bpe400")["split_by"] == "list"
+    held_out = texts(library, "val", "bpe400")
+    assert len(held_out) == 10
+    assert all(text.startswith("Oars ") for text in held_out)
+    read = texts(library, "train", "bpe400")
+    assert len(read) == 21  # two books, and what quotes a line
+    lines = [{line for text in side for line in text.split("\n")} for side in (held_out, read)]
+    assert set.intersection(*lines) == {""}
+    assert "2 songs are on neither side" in capsys.readouterr().out
+
+
+def test_artists_ids_and_addresses_are_listed_too_and_what_names_nothing_is_told(
+    tmp_path, rows, capsys
+):
+    url = "https://example.org/books/7"
+    songs = [{"text": verse(f"Ship {i}"), "id": f"s{i}"} for i in range(6)]
+    songs[1]["artist_name"] = "Anon"
+    songs[2] |= {"url": f"{url}#3"}
+    songs[3]["duplicate_group"] = songs[0]["duplicate_group"] = "g"
+    (tmp_path / "held.txt").write_text(f"s0\nanon\n{url}\nNobody\n")
+    main(rows(tmp_path / "data", songs), held_out=str(tmp_path / "held.txt"))
+    assert texts(tmp_path / "data", "val") == [songs[i]["text"] for i in (0, 1, 2, 3)]
+    assert "held_out: 'nobody' names no song here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("listed", "says"), [("Nobody", "names no song"), ("A", "no song to train on")]
+)
+def test_a_list_that_holds_out_nothing_or_everything_is_refused(tmp_path, rows, listed, says):
+    songs = [{"text": verse("Ship"), "artist_name": "A"}]
+    (tmp_path / "held.txt").write_text(listed)
+    with pytest.raises(DataError, match=says):
+        main(rows(tmp_path / "data", songs), held_out=str(tmp_path / "held.txt"))
+    assert not (tmp_path / "data" / "char").exists()
+
+
+def test_a_list_that_is_not_there_is_told_and_one_that_changed_is_new_work(library, tmp_path):
+    with pytest.raises(UserError, match=r"held.*none\.txt"):
+        main(library, held_out=str(tmp_path / "none.txt"))
+    listed = tmp_path / "held.txt"
+    listed.write_text("Oars")
+    assert not main(library, held_out=str(listed)).skipped
+    assert main(library, held_out=str(listed)).skipped
+    listed.write_text("Nets")
+    assert not main(library, held_out=str(listed)).skipped
+    assert list(BinarizeConfig(held_out="x", split_by="album").problems())
+
+
+def test_songs_of_stanzas_stand_there_as_often_as_asked_each_time_with_other_header_lines(
+    tmp_path, rows
+):
+    about = {"artist_name": "Anon", "song_name": "Tide", "album": "Sea", "year": 1885}
+    songs = [{"text": stanzaic(f"Song {i}"), "id": f"s{i}"} | about for i in range(30)]
+    songs += [{"text": stanzaic(f"Epic {i}", 31), "id": f"e{i}"} | about for i in range(30)]
+    songs += [{"text": verse(f"Block {i}"), "id": f"b{i}"} | about for i in range(30)]
+    data = rows(tmp_path / "data", songs)
+    main(data, song_copies=3)
+    counts = Counter(texts(data, "train"))
+    for text, n in counts.items():
+        assert n == (3 if text.startswith("Song") else 1)
+    assert set(Counter(texts(data, "val")).values()) == {1}
+    heads = {}
+    for head, text in documents(data, "train"):
+        heads.setdefault(text, []).append(head)
+    copies = [found for found in heads.values() if len(found) == 3]
+    assert sum(len(set(found)) > 1 for found in copies) > len(copies) / 2
+    assert [found[0] for found in copies] == [
+        training_header(song, 1337)
+        for song in read_songs(data / "data.json")
+        if counts[song.text] == 3
+    ]

@@ -118,7 +118,8 @@ def test_characters_never_seen_become_unknown_and_are_listed_in_order():
     assert chars.encode("zaya").tolist() == [chars.unknown, 0, chars.unknown, 0]
     assert chars.unseen("zaya z\n") == ["z", "y", " ", "\n"]
     assert chars.unseen("cab") == []
-    assert chars.decode([0, chars.unknown, chars.eot]) == "a<|unknown|><|endoftext|>"
+    for ids in ([0, chars.unknown, chars.eot], np.array([0, chars.unknown, chars.eot])):
+        assert chars.decode(ids) == "a<|unknown|><|endoftext|>"
     assert chars.never_sampled() == [chars.unknown]
 
 

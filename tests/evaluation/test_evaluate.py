@@ -189,6 +189,24 @@ def test_what_does_not_fit_is_a_sentence(here, tmp_path, capsys):
 
 
 @pytest.mark.e2e
+def test_weights_that_know_characters_alone_are_evaluated_and_it_is_said(here, tmp_path, capsys):
+    model = checkpoint.load_model(checkpoint.find("out/tiny"))
+    size = model.vocab_size - 2  # as nanoGPT's own: no end of text, no unknown
+    tensors = {
+        k: v[:size] if "wte" in k or "lm_head" in k else v for k, v in model.weights().items()
+    }
+    tokens = Path("out/tiny/tokenizer.json").read_text()
+    weights = Weights(model.config, size, tensors)
+    checkpoint.save_weights(tmp_path / "chars", weights, step=0, facts={}, tokenizer=tokens)
+    keys = [f"--init_from={tmp_path / 'chars'}", "--dataset=tiny/char", f"--out_dir={tmp_path}"]
+    run(*keys, "--only=loss")
+    assert f"knows {size} of the {size + 2} ids" in capsys.readouterr().out
+    bare = found(tmp_path)["loss"]["bpc"]
+    whole = split_loss(model, Bins.open("tiny/char").val, detect(device="cpu")).bpc
+    assert whole < bare < whole + 1
+
+
+@pytest.mark.e2e
 def test_weights_that_are_no_numbers_are_told_before_hours_are_spent(here, tmp_path):
     source = checkpoint.find("out/tiny")
     model = checkpoint.load_model(source)

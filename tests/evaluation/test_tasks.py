@@ -122,6 +122,29 @@ def test_continuations_are_those_of_transformers_also_where_they_outgrow_the_blo
     assert nats > 100
 
 
+@pytest.mark.slow
+def test_lm_eval_scores_every_request_alike(model, theirs, tmp_path):
+    """Its own loglikelihood on the same weights and tokenizer; pip install lm-eval."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerFast
+
+    (tmp_path / "tokenizer.json").write_text(TOKENS.to_json())
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<|endoftext|>"
+    )
+    judge = HFLM(pretrained=theirs, tokenizer=tokenizer, device="cpu", max_length=48)
+    pairs = [(row["ctx"], f" {ending}") for row in EXAMPLES for ending in row["endings"]]
+    pairs += [(TEXT, "and"), ("him ", "came"), ("", "the old man")]
+    asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    expected = judge.loglikelihood(asked, disable_tqdm=True)
+    requests = [tasks._split(TOKENS, model, *pair) for pair in pairs]
+    nats, likeliest = continuations(model, requests, detect(device="cpu"))
+    assert [-n for n in nats] == pytest.approx([score for score, _ in expected], rel=1e-4)
+    assert likeliest.tolist() == [greedy for _, greedy in expected]
+
+
 def test_a_uniform_model_is_right_by_chance_and_as_unsure_as_the_vocabulary_is_large(tmp_path):
     model = GPT(ModelConfig(block_size=48, n_layer=1, n_head=1, n_embd=8), TOKENS.vocab_size)
     torch.nn.init.zeros_(model.lm_head.weight)

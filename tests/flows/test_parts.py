@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from backend.config.loader import field_docs, fields_of, from_values, help_text, load
 from backend.config.schema import PipelineConfig
+from backend.data import tokenizers
 from backend.errors import ConfigError
 from flows import artifacts, child, deployments, prefect_hook, serve, stages
 from flows.lyrics_pipeline import again, incomplete, lyrics_pipeline, one_at_a_time
@@ -164,6 +165,35 @@ def test_the_flow_trains_on_the_bins_that_its_tokenizer_makes(tokenizer, folder)
     command = stages.train_command(PipelineConfig(tokenizer=tokenizer))
     assert f"--dataset=data/demo/{folder}" in command
     assert "--init_from=auto" in command
+
+
+def test_without_a_recipe_the_flow_finetunes_lyrics_base_where_it_is_and_the_songs_are_english(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tokenizers, "LYRICS_BASE", tmp_path / "none")
+    assert "--dataset=data/demo/char" in stages.train_command(PipelineConfig())
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "COMPLETE").touch()
+    monkeypatch.setattr(tokenizers, "LYRICS_BASE", base)
+    command = stages.train_command(PipelineConfig())
+    assert command[1:3] == ["config/finetune_lyrics_base.py", "--dataset=data/demo/lyrics-base"]
+    assert "--init_from=auto" in command
+    assert "--init_from=lyrics-base" in stages.train_command(PipelineConfig(force=True))
+    for recipe, bins in (("lyrics_cpu", "char"), ("finetune_lyrics", "gpt2"),
+                         ("train_lyrics_base", "bpe4096")):  # fmt: skip
+        command = stages.train_command(PipelineConfig(config=f"config/{recipe}.py"))
+        assert f"--dataset=data/demo/{bins}" in command
+    (tmp_path / "data/demo").mkdir(parents=True)
+    songs = [{"text": "x", "language": code} for code in ("en", "de", "fr")]
+    for some, bins in (
+        (songs[:2], "lyrics-base"),
+        (songs, "char"),
+        ([{"text": "x"}], "lyrics-base"),
+    ):
+        (tmp_path / "data/demo/data.json").write_text(json.dumps(some))
+        assert f"--dataset=data/demo/{bins}" in stages.train_command(PipelineConfig())
 
 
 @pytest.mark.e2e  # imports torch

@@ -143,6 +143,14 @@ def test_taking_back_more_than_the_window_holds_begins_a_new_one():
     assert row.ids[len(ids) :] == reference(model, ids, 6, seed=2)
 
 
+def test_rows_that_are_done_before_they_begin_are_left_alone():
+    rows = [Row([1], seed=0, left=5), Row([1], seed=1, left=0), Row([1], seed=2, left=9)]
+    rows[2].done = True
+    assert {id(row) for row, _ in generate(decided(), rows, Sampling())} == {id(rows[0])}
+    assert [len(row.ids) for row in rows] == [6, 1, 1]
+    assert not [*generate(decided(), [], Sampling())]
+
+
 def test_greedy_and_cached_is_greedy_and_uncached():
     model = decided()
     [(ids, finish)] = complete(

@@ -135,6 +135,17 @@ def test_a_site_whose_robots_txt_cannot_be_read_is_not_crawled(server, fetcher, 
     assert server.paths() == []
 
 
+@pytest.mark.parametrize("how", [{"reset": True, "length": 99}, {"drip_s": 0.4}])
+def test_a_site_whose_robots_txt_cannot_be_had_is_not_crawled(server, fetcher, monkeypatch, how):
+    monkeypatch.setattr(fetch, "TIMEOUT_S", (1, 0.05))
+    server.answer("/robots.txt", "User-agent: *", **how).answer("/a.html", POEM)
+    polite = fetcher(retries=1)
+    for _ in range(2):
+        with pytest.raises(HostStopped, match="cannot reach"):
+            polite.get(URL)
+    assert [asked.path for asked in server.asked] == ["/robots.txt"] * 2
+
+
 def test_robots_txt_that_fails_once_is_asked_again(server, fetcher):
     server.answer("/robots.txt", "busy", status=503)
     server.answer("/robots.txt", "User-agent: *\nDisallow: /a.html")
@@ -314,9 +325,10 @@ def test_a_page_whose_compression_is_broken_is_fetched_again(server, fetcher):
          {"headers": {"Content-Encoding": "gzip"}, "length": -1}),
         (zlib.compress(POEM.encode())[:-5], {"headers": {"Content-Encoding": "deflate"}}),
         (b"\x00", {"headers": {"Content-Encoding": "deflate"}}),
+        (b"<html>" + POEM[:20].encode(), {"length": -1}),
     ],
     ids=["reset in the body", "reset", "chunks cut", "gzip cut", "gzip cut, no length",
-         "deflate cut", "no deflate"],
+         "deflate cut", "no deflate", "no length, no end"],
 )  # fmt: skip
 def test_a_page_that_was_damaged_on_its_way_is_fetched_again(server, fetcher, body, how):
     server.answer("/a.html", body, **how).answer("/a.html", POEM)
@@ -338,6 +350,13 @@ def test_every_way_of_packing_that_we_ask_for_is_unpacked(server, fetcher, encod
     server.answer("/a.html", pack(POEM.encode()), headers={"Content-Encoding": encoding})
     assert fetcher().get(URL).body == POEM.encode()
     assert {asked.headers["Accept-Encoding"] for asked in server.asked} == {"gzip, deflate"}
+
+
+def test_a_page_without_length_that_has_its_end_is_whole(server, fetcher):
+    for path, body in (("/a.html", f"<html>{POEM}</HTML>\n"), ("/b.html", POEM)):
+        server.answer(path, body, length=-1)
+        assert fetcher().get(SITE + path[1:]).body == body.encode()
+    assert server.paths() == ["/a.html", "/b.html"]
 
 
 def test_a_packing_that_nobody_asked_for_is_told(server, fetcher):

@@ -451,6 +451,7 @@ def test_no_songs_at_all_is_told(write, crawl):
         {"title": 1999},
         {"year": "1785"},
         {"language": 5},
+        {"artist": "A\0B", "title": "\0"},
         {"title": "broken emoji \ud83d"},
         {"text": "broken emoji \ud83d"},
     ],

@@ -15,8 +15,8 @@ from backend.config.loader import from_values, load
 from backend.config.schema import BenchConfig, TrainConfig
 from backend.errors import ConfigError
 from backend.models import checkpoint, nanogpt
-from backend.models.gpt import GPT
-from backend.training import bench, bench_model, bench_step, bench_train
+from backend.models.gpt import GPT, on_meta
+from backend.training import bench, bench_generation, bench_model, bench_step, bench_train
 from backend.training.bench_train import OURS, SHORT, Race, Result, Run, closing, steps_for
 from backend.training.measure import Measured, measure
 from tests.conftest import ROOT
@@ -221,6 +221,7 @@ def test_nanogpt_gets_its_own_ids_and_its_own_split(tmp_path):
     (tmp_path / "text.txt").write_text(text)
     config = BenchConfig(nanogpt=str(checkout), text=str(tmp_path / "text.txt"))
     race = bench_train._text_race(config, tmp_path)
+    race.laid_out()
     letters = sorted(set(text))
     ids = [letters.index(c) for c in text]
     cut = int(len(text) * 0.9)
@@ -330,7 +331,8 @@ def test_every_section_of_the_bench_has_its_marks_on_the_page():
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name in bench.SECTIONS:
         assert text.count(f"<!-- bench:{name} -->") == 1, name
-    assert set(BenchConfig().only) == bench.SECTIONS.keys() - {"ladder"}
+    by_name = {"ladder", "tokenizers", "transfer", "base"}
+    assert set(BenchConfig().only) == bench.SECTIONS.keys() - by_name
 
 
 # --- whole runs ----------------------------------------------------------------------------------
@@ -380,3 +382,20 @@ def test_a_race_against_nanogpt_ends_with_the_three_lines_and_a_picture(tmp_path
     assert (tmp_path / "assets" / "p.png").is_file()
     after = sorted(p for p in Path(checkout).rglob("*") if ".git" not in p.parts)
     assert after == before  # nothing of ours lies in their checkout
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def test_what_a_step_of_writing_reads_is_counted_by_the_models_own_matrices():
+    gpt = on_meta(schema.ModelConfig(block_size=1024), bench_model.VOCABULARY)
+    sizes = [m.weight.numel() for m in gpt.modules() if isinstance(m, torch.nn.Linear)]
+    assert bench_generation._matrices() == sum(sizes)
+
+
+def test_the_small_model_is_written_with_all_that_sample_does(monkeypatch, capsys):
+    for name, value in dict(ROUNDS=1, SAMPLES=3, SMALL_NEW=20).items():
+        monkeypatch.setattr(bench_generation, name, value)
+    text = bench_generation._small(BenchConfig())
+    assert "| ours, 3 at once |" in text
+    assert "ours, one  " in capsys.readouterr().out

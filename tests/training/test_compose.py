@@ -287,6 +287,7 @@ def test_penalties_make_words_rarer_and_a_bias_more_frequent():
         ("title: la\nno one\n", "title: la\nno one\n"),  # no blank line: no header
         ("tin can\n", "tin can\n"),
         ("\nla\n", "\nla\n"),
+        ("title: la", "title: la"),  # it ends in the middle
     ],
 )
 def test_a_header_of_the_models_own_is_neither_streamed_nor_sung(text, song):
@@ -309,3 +310,27 @@ def test_half_a_character_is_never_shown_and_whole_ones_are():
         shown.append(one.fresh())
     assert "".join(shown) == one.text == "é 日 "
     assert all("\ufffd" not in part for part in shown)
+
+
+def test_a_header_inside_a_song_is_taken_back_before_it_is_shown():
+    one, shown, place = draft(["", Open("song")]), "", 0
+    for c in "la\ntitle: ":
+        place = place or (len(one.row.ids) if one.text == "la\n" else 0)
+        one.row.ids += CHARS.encode(c).tolist()
+        one.take(one.row.ids[-1])
+        shown += one.fresh()
+    assert one.text == "la\n"
+    assert shown == "la"
+    assert one.row.forbidden == {place: set(CHARS.encode("t").tolist())}
+    assert one.refused == {"header lines": 1}
+
+
+def test_an_empty_song_is_not_taken_for_one():
+    one = draft(["", Open("song")], headed=False)
+    for i in (CHARS.eot, *CHARS.encode(" \n").tolist(), CHARS.eot):
+        one.row.ids.append(i)
+        one.take(i)
+    assert not one.row.done
+    assert one.row.forbidden == {1: {CHARS.eot}, 3: {CHARS.eot}}
+    assert one.finish == "length"
+    assert word_bias("a" * 1200, {"a" * 1200: -3.0}, one.spelling).min() == pytest.approx(-1.5)

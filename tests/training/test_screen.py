@@ -1,5 +1,6 @@
 """What the loop says: lines that keep their columns, and a terminal that may go away."""
 
+import contextlib
 import fcntl
 import io
 import math
@@ -78,7 +79,10 @@ def test_on_a_terminal_steps_share_one_line_and_evaluations_stay_above(monkeypat
             progress.say("validation 1.0")
             progress.line(7, "step 7")
         monkeypatch.undo()
-        shown = os.read(ours, 65536).decode()
+    shown = ""
+    with contextlib.suppress(OSError):  # Linux ends so what macOS ends with nothing
+        while piece := os.read(ours, 65536).decode():
+            shown += piece
     os.close(ours)
     # what a reader sees of each line is what followed its last carriage return
     lines = [line.split("\r")[-1] for line in shown.rstrip().split("\r\n")]

@@ -764,24 +764,6 @@ def test_a_run_that_another_program_began_meanwhile_is_not_touched(
     assert len(rows(corpus / "out/tiny")) == 6
 
 
-def test_the_logits_are_let_go_before_the_backward_pass(corpus, tiny, monkeypatch):
-    import weakref
-
-    real, kept = GPT.forward, []
-
-    def forward(self, *arguments, **keys):
-        logits, loss = real(self, *arguments, **keys)
-        if loss is not None and loss.requires_grad:
-            alive = weakref.ref(logits)
-            loss.register_hook(lambda grad: kept.append(alive() is not None))
-        return logits, loss
-
-    monkeypatch.setattr(GPT, "forward", forward)
-    train.main(tiny(max_iters=2, warmup_iters=1))
-    assert kept
-    assert not any(kept)
-
-
 def test_float16_with_its_scaler_leaves_out_what_overflows_and_resumes_bit_for_bit(
     corpus, tiny, monkeypatch
 ):  # fmt: skip
