@@ -893,9 +893,9 @@ class BenchConfig(Settings):
         "lora", "generation", "evaluation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
-    and unchanged. flow: what it adds to its bare commands; by name only. tests: time of `make
-    test-fast` and `make test`. crawl: a page, a local site, a store of 100,000 pages. clean: songs
-    by the hundred thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
+    and unchanged. flow: what the flow adds to its bare commands; by name only. tests: both targets
+    of make. crawl: a page, a local site, a store of 100,000 pages. clean: songs by the hundred
+    thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
     second beside Hugging Face's and nanoGPT's, what int8 costs, seconds to the first word.
