@@ -82,12 +82,16 @@ def server(environment, tmp_path_factory):
 def client(server):
     """Prefect's client, of the session's server."""
     from prefect import get_client
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
     from flows.lyrics_pipeline import use_server
 
     use_server(server)
     with get_client(sync_client=True) as client:
         yield client
+    for worker in (APILogWorker, EventsWorker):  # or they ask for the server for a minute at exit
+        worker.drain_all(timeout=20)
     use_server("")
 
 
