@@ -25,9 +25,10 @@ def _alone() -> bool:
 # How threads of OpenMP wait for each other, read when torch is loaded. Sleeping at once costs half
 # the speed of a small model on quiet cores; spinning while another program wants them makes it up
 # to ten times slower. So: sleep, and where we are alone, spin for some microseconds before
-# (docs/log.md). Results do not depend on it.
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# (docs/log.md). Results do not depend on it. What another program of ours set holds for that one.
+if "LYRICS_WAITS" in os.environ or not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ |= {"LYRICS_WAITS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    os.environ.pop("GOMP_SPINCOUNT", None)
     if _alone():
         os.environ["GOMP_SPINCOUNT"] = "10000"
 

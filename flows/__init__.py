@@ -10,6 +10,11 @@ from pathlib import Path
 
 import backend  # noqa: F401 (its settings too come before everything heavy)
 
+if "LYRICS_WAITS" in os.environ:
+    # Prefect's threads want the cores too: with spinning ones beside them an evaluation in this
+    # process took seven times as long. Training, a child, looks for itself.
+    os.environ.pop("GOMP_SPINCOUNT", None)
+
 NAME = "lyrics-pipeline"  # of the flow
 ROOT = Path(__file__).resolve().parents[1]
 

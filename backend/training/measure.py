@@ -58,7 +58,7 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
                 tree = grown
             peak_kb = max(peak_kb, sum(rss for pid, _, rss in rows if pid in tree))
 
-    ours = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by backend/__init__.py
+    ours = {"LYRICS_WAITS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by backend/__init__.py
     environment = {k: v for k, v in os.environ.items() if k not in ours}
     began = time.monotonic()
     with subprocess.Popen(
