@@ -331,7 +331,7 @@ def test_every_section_of_the_bench_has_its_marks_on_the_page():
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name in bench.SECTIONS:
         assert text.count(f"<!-- bench:{name} -->") == 1, name
-    by_name = {"ladder", "tokenizers", "transfer", "base"}
+    by_name = {"flow", "ladder", "tokenizers", "transfer", "base"}
     assert set(BenchConfig().only) == bench.SECTIONS.keys() - by_name
 
 
