@@ -36,6 +36,7 @@ from backend.config.schema import Settings
 from backend.doctor import PREFECT_URL, answers
 from backend.errors import UserError
 from flows import NAME, deployments
+from flows.artifacts import GONE
 from flows.lyrics_pipeline import lyrics_pipeline, say_how_to_continue, use_server
 
 POLL_S = 2.0  # Prefect asks every 10: a person is waiting
@@ -53,6 +54,8 @@ class Stoppable(Runner):
         if not self.started or self.asked:  # a second one cannot wait
             raise KeyboardInterrupt
         print("stopping; a run that is on saves first ...", flush=True)
+        # schedules rest while nobody serves; a server that is gone would be asked for a minute
+        self.pause_on_shutdown = answers(PREFECT_API_URL.value() or "")
         loop = asyncio.get_running_loop()
         self.asked = loop.create_task(self.astop())
         loop.call_soon_threadsafe(lambda: None)  # wakes it
@@ -78,7 +81,7 @@ def main(config: Settings) -> None:
     )
     try:
         asyncio.run(runner.start())
-    except RuntimeError:  # its watch over cancellations dies with a server that was gone
+    except (RuntimeError, *GONE):  # a server that is gone took the watch over cancellations along
         if not runner.asked:
             raise
 
