@@ -11,7 +11,7 @@
 # that they see so often by heart: dropout is high, there is no table of pairs, and the best step
 # on the held-out songs is the one that is kept.
 # Expected: 2.51 bits/char on the five held-out songs of the songbook, measured by the road in
-# docs/benchmarks.md. Minutes: 1 to 2 on two cores.
+# docs/benchmarks.md. Minutes: 2 on two cores.
 
 dataset = "demo/char"
 out_dir = "out/demo"
