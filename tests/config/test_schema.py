@@ -65,7 +65,7 @@ def test_help_shows_every_key_with_its_default_and_whole_meaning(cls):
             for key, doc in field_docs(base).items():
                 assert said.count(f"  --{key}=") == 1
                 assert doc in flat
-    assert max(map(len, said.splitlines())) <= 120
+    assert max(map(len, said.splitlines())) <= 110
 
 
 def test_help_of_training_is_grouped():
