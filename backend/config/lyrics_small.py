@@ -10,8 +10,8 @@
 # 78,000 characters to train on some 10 passes. 0.6 M parameters at a vocabulary of 80 know songs
 # that they see so often by heart: dropout is high, there is no table of pairs, and the best step
 # on the held-out songs is the one that is kept.
-# Expected: 2.65 bits/char on the three held-out songs of the songbook, measured by the road in
-# docs/benchmarks.md. Minutes: 1 to 2 on two cores.
+# Expected: 2.51 bits/char on the five held-out songs of the songbook, measured by the road in
+# docs/benchmarks.md. Minutes: 2 on two cores.
 
 dataset = "demo/char"
 out_dir = "out/demo"

@@ -893,8 +893,8 @@ class BenchConfig(Settings):
         "lora", "generation", "evaluation", "step", "small_gpu", "train",
     )  # fmt: skip
     """help: seconds until --help is on the screen. road: time and memory of `make lyrics`, fresh
-    and unchanged. flow: what the flow adds to its bare commands; by name only. tests: both targets
-    of make. crawl: a page, a local site, a store of 100,000 pages. clean: songs by the hundred
+    and unchanged. flow: what it adds to its bare commands; by name only. tests: both targets of
+    make. crawl: a page, a local site, a store of 100,000 pages. clean: songs by the hundred
     thousand. bins: characters and GPT-2's BPE beside the naive way. data: milliseconds to draw a
     batch. model: GPT-2 124M forward and backward beside Hugging Face's and nanoGPT's. attention:
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
@@ -903,9 +903,9 @@ class BenchConfig(Settings):
     time. transfer: one artist from scratch, and from a base of all others. base: lyrics-base
     finetuned, and from scratch. These four need songs, and the last three are measured by name
     only. train: runs beside nanoGPT's CPU recipe, to its loss and for its time; needs text and
-    nanogpt. ladder: what buys how much of that; the same, and by name only. step: training steps
-    of GPT-2 124M on this device. small_gpu: config/train_darklyrics within 8 GB of a CUDA GPU.
-    What lacks something that it needs is left out, with a line."""
+    nanogpt. ladder: what buys how much of that; the same, and by name only. step: training steps of
+    GPT-2 124M on this device. small_gpu: config/train_darklyrics within 8 GB of a CUDA GPU. What
+    lacks something that it needs is left out, with a line."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""

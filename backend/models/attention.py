@@ -29,7 +29,8 @@ QUERIES = 256  # queries of one block: a block never looks at keys that none of 
 
 
 class KVCache:
-    """Keys and values of the tokens so far, allocated once for a whole generation.
+    """Keys and values of the tokens so far, allocated once for a whole generation: for a block of
+    tokens, or for `length`, where less will do.
 
     Rows may hold different numbers of tokens; they then take one new token each:
 
@@ -40,19 +41,26 @@ class KVCache:
     past: int | torch.Tensor  # tokens held: by every row alike, else (B, 1, 1, 1)
     seen: torch.Tensor | None  # (B, 1, 1, S) what one more token sees, where rows differ
 
-    def __init__(self, config: ModelConfig, batch_size: int, like: torch.Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, batch_size: int, like: torch.Tensor, length: int | None = None
+    ) -> None:
         shape = (
             config.n_layer,
             batch_size,
             config.n_head,
-            config.block_size,
+            length or config.block_size,
             config.n_embd // config.n_head,
         )
-        # (L, B, nh, block_size, hs); zeros, for what is not seen is still multiplied, by 0
+        # (L, B, nh, length, hs); zeros, for what is not seen is still multiplied, by 0
         self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
         # (B, 1) the newest id, for pairs of tokens; -1 is none
         self.last = torch.full((batch_size, 1), -1, device=like.device)
         self.hold([0] * batch_size)
+
+    def widen(self, length: int) -> None:
+        """Room for so many tokens in each row."""
+        more = (0, 0, 0, length - self.k.size(3))
+        self.k, self.v = F.pad(self.k, more), F.pad(self.v, more)
 
     def hold(self, lengths: Sequence[int]) -> None:
         """From now on row i holds its first lengths[i] tokens; what lies behind is forgotten."""

@@ -169,13 +169,15 @@ class Row:
 class Reader:
     """The model and its cache: rows -> logits of their next tokens."""
 
-    def __init__(self, model: GPT, at_once: int) -> None:
+    def __init__(self, model: GPT, at_once: int, length: int) -> None:
         self.model, self.block_size = model, model.config.block_size
         config, weight = model.config, model.transformer.wte.weight
         self.at_once, self.device = at_once, weight.device
         # whole where the weight is sharded
         like = torch.empty(0, dtype=weight.dtype, device=self.device)
-        self.cache = KVCache(config, self.at_once, like) if model.cacheable else None
+        self.cache: KVCache | None = None
+        if model.cacheable:
+            self.cache = KVCache(config, at_once, like, min(length, self.block_size))
 
     def read(self, rows: Sequence[Row]) -> torch.Tensor:
         """Logits (B, V) of the token after each row's context, at most `at_once` of them."""
@@ -184,6 +186,9 @@ class Reader:
         contexts = [row.context() for row in rows]
         if self.cache is None:
             return self._whole(contexts)
+        longest = max(map(len, contexts))
+        if longest > self.cache.k.size(3):  # more was said than was to be drawn
+            self.cache.widen(min(2 * longest, self.block_size))
         for (cached, behind), group in groupby(
             range(len(rows)), lambda i: (rows[i].cached, len(contexts[i]) > rows[i].cached + 1)
         ):
@@ -265,7 +270,9 @@ def generate(
     first = list(islice(waiting, at_once or room(model)))
     if not first:
         return
-    reader = Reader(model, len(first))
+    # what each may come to, as far as one can know
+    longest = max(len(row.ids) + row.left for row in first)
+    reader = Reader(model, len(first), longest)
     waiting = (row for row in chain(first, waiting) if not row.done and row.left > 0)
     try:
         while True:

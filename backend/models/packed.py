@@ -1,6 +1,6 @@
 """Weights laid out for writing, where a few rows meet every matrix and reading it is all the work.
 
-    float32   one row: transposed, as BLAS reads it fastest; several: in oneDNN's own order
+    float32   one row: transposed where that is faster; several: in oneDNN's own order
     bfloat16  in oneDNN's own order: half the bytes
     int8      a byte each and a scale per output (Jacob et al., 1712.05877); inputs are scaled as
               they come. A quarter of the bytes, and other logits: `sample` says what that costs
@@ -106,8 +106,12 @@ def pack(model: GPT, how: torch.dtype, rows: int) -> GPT:
     try:
         for module in [*model.modules()]:
             for name, child in module.named_children():
-                if isinstance(child, nn.Linear) and child.weight.numel() >= LEAST:
-                    setattr(module, name, kind(child))
+                if isinstance(child, nn.Dropout):
+                    setattr(module, name, nn.Identity())  # a call less for each of hundreds
+                elif isinstance(child, nn.Linear) and child.weight.numel() >= LEAST:
+                    tall = child.in_features > child.out_features  # BLAS has those faster as is
+                    if not (tall and kind is Transposed):
+                        setattr(module, name, kind(child))
     except (AttributeError, RuntimeError, NotImplementedError) as error:
         if kind is not Int8:
             raise

@@ -18,7 +18,7 @@ SMALL = ["n_layer=1", "n_embd=16", "n_head=2", "block_size=32", "tokens_per_step
 ENDLESS = [*SMALL, "max_iters=1000000", "eval_interval=1000000"]
 
 
-def until(true, seconds=60.0):
+def until(true, seconds=180.0):
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not (found := true()):

@@ -128,6 +128,16 @@ def test_what_a_reader_says_and_takes_back_is_as_if_it_had_been_so(name):
     assert [*got.values()] == expected
 
 
+def test_the_cache_widens_where_more_is_said_than_was_to_be_drawn():
+    model = decided(position="rotary")
+    row, found = Row([1], seed=3, left=5), []
+    for _, token in generate(model, [row], Sampling(temperature=0.9)):
+        found.append(token)
+        if len(found) == 2:
+            row.say([4, 5, 6, 7, 8])
+    assert found == reference(model, [1], 5, seed=3, said={2: [4, 5, 6, 7, 8]})
+
+
 def test_taking_back_more_than_the_window_holds_begins_a_new_one():
     model = decided()
     row = Row(prompts(12)[0], seed=1, left=40)
