@@ -661,16 +661,22 @@ class TrainConfig(RunConfig, SystemConfig, OptimConfig, DataConfig, ModelConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Settings):
-    """Evaluate: a trained model -> figures on the screen, evaluation.json and evaluation.md"""
+class CheckpointConfig(Settings):
+    """Checkpoint: whose weights are read"""
 
     out_dir: str | None = None
     """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
     init_from: str = "resume"
-    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
-    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
+    """resume reads out_dir's run (nanoGPT's word); or lyrics-base, gpt2[-medium|-large|-xl],
+    another hub id, the folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
     checkpoint: str = "best"
     """best, last or a step number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(CheckpointConfig):
+    """Evaluate: a trained model -> figures on the screen, evaluation.json and evaluation.md"""
+
     only: tuple[Literal["loss", "lyrics", "hellaswag", "lambada"], ...] = ("loss", "lyrics")
     """loss: the whole validation split, beside what knows nothing of songs. lyrics: rhyme,
     repetition, form and words of songs it writes, beside songs that people wrote. hellaswag,
@@ -728,16 +734,9 @@ class EvaluateConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(Settings):
+class SampleConfig(CheckpointConfig):
     """Sample: a trained model -> lyrics on the screen and in out/<run>/lyrics/"""
 
-    out_dir: str | None = None
-    """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
-    init_from: str = "resume"
-    """resume reads out_dir's run (nanoGPT's word); or lyrics-base, gpt2[-medium|-large|-xl],
-    another hub id, the folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
-    checkpoint: str = "best"
-    """best, last or a step number."""
     start: str = ""
     """Text the song begins with; FILE:prompt.txt reads it from a file, where lines of three hyphens
     stand between several: each gets num_samples songs."""
@@ -844,16 +843,9 @@ class SampleConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(Settings):
+class ExportConfig(CheckpointConfig):
     """Export: a trained model -> a folder for Hugging Face, nanoGPT or this project"""
 
-    out_dir: str | None = None
-    """The run folder; none takes the newest run with a checkpoint under out/ and says which."""
-    init_from: str = "resume"
-    """resume reads out_dir's run; or lyrics-base, gpt2[-medium|-large|-xl], another hub id, the
-    folder of a run, of a step or of Hugging Face, nanoGPT's ckpt.pt."""
-    checkpoint: str = "best"
-    """best, last or a step number."""
     format: Literal["hf", "nanogpt", "safetensors"] = "hf"
     """hf: a folder for transformers, with a model card. nanogpt: a ckpt.pt. safetensors: for this
     project, every kind of attention included."""

@@ -112,7 +112,7 @@ def pack(model: GPT, how: torch.dtype, rows: int) -> GPT:
                     tall = child.in_features > child.out_features  # BLAS has those faster as is
                     if not (tall and kind is Transposed):
                         setattr(module, name, kind(child))
-    except (AttributeError, RuntimeError, NotImplementedError) as error:
+    except (AttributeError, RuntimeError) as error:
         if kind is not Int8:
             raise
         raise ConfigError(

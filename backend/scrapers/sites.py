@@ -8,6 +8,7 @@ Every page comes from the store where it is in there. What an address gave is st
 artist who is done costs a look into the store and no parsing.
 """
 
+import abc
 import itertools
 import json
 from collections import Counter
@@ -38,7 +39,7 @@ Read = tuple[Sequence[Link], Sequence[Song], Mapping[str, int]]  # what an answe
 
 
 @dataclass
-class Way:
+class Way(abc.ABC):
     """What both ways share: which pages are asked for, and how a failure is remembered.
 
     Args:
@@ -56,18 +57,18 @@ class Way:
     rows: list[Row] = field(default_factory=list)
     noted: set[str] = field(default_factory=set)  # addresses that failed in this run
 
+    @abc.abstractmethod
     def find(self, names: Sequence[str], letters: Sequence[str]) -> tuple[list[Link], Problems]:
         """Artists of these names, and a sentence on each name that is not one artist's."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def artist(self, link: Link) -> None:
         """All songs of an artist, into the store; the row is in `rows` from the start."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def plan(self, link: Link, look: bool) -> tuple[int, int] | None:
         """(albums or songs, pages still to be fetched) of an artist; None where that is not known
         and `look`, leave to fetch what leads to them, is not given."""
-        raise NotImplementedError
 
     def _taken(self, outcome: Outcome | None) -> bool:
         """Is all of this address in the store, and recent enough?"""

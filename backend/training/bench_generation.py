@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from backend.config.schema import BenchConfig, ModelConfig
@@ -26,6 +25,7 @@ from backend.runtime import cpu_has_bfloat16, keep_freed_memory
 from backend.training.bench_model import (
     SONGBOOK,
     VOCABULARY,
+    characters,
     checkout,
     children,
     hugging_face,
@@ -206,11 +206,7 @@ def _small(config: BenchConfig) -> str:
 
 def _int8(config: BenchConfig) -> str:
     """A trained model's loss with weights in a byte each."""
-    files = [Path(config.text)] if config.text else sorted(SONGBOOK.rglob("*.*"))
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    tokenizer = CharTokenizer.train([text])
-    ids = torch.from_numpy(tokenizer.encode(text).astype(np.int64))
-    train, val = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    tokenizer, train, val = characters(config)
     torch.manual_seed(1)
     gpt, T = GPT(JUDGED, tokenizer.vocab_size), JUDGED.block_size
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=RATE, betas=(0.9, 0.99), fused=True)

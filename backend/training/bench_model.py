@@ -173,13 +173,18 @@ def nanogpt_model(
     return theirs, step
 
 
-def attention(config: BenchConfig) -> str:
-    """Every kind trained alike on characters of a text: loss, speed, memory."""
+def characters(config: BenchConfig) -> tuple[CharTokenizer, torch.Tensor, torch.Tensor]:
+    """The characters of a text, and their ids: nine tenths to train on, and the rest."""
     files = [Path(config.text)] if config.text else sorted(SONGBOOK.rglob("*.*"))
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     tokenizer = CharTokenizer.train([text])
     ids = torch.from_numpy(tokenizer.encode(text).astype(np.int64))
-    train, val = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    return tokenizer, ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+
+
+def attention(config: BenchConfig) -> str:
+    """Every kind trained alike on characters of a text: loss, speed, memory."""
+    tokenizer, train, val = characters(config)
     chosen = [("SM", "none"), ("GK", "none"), ("GK", "row"), ("GK", "norm")]
     chosen += [("GKpoly-4", "none"), ("GKpoly-8", "none"), ("PA_relu", "T")]
     chosen += [(kind, "row") for kind in KINDS if kind.startswith("PA_")]
@@ -198,8 +203,8 @@ def attention(config: BenchConfig) -> str:
     note = (
         f"{SMALL.n_layer} layers, {SMALL.n_head} heads, {SMALL.n_embd} wide; {STEPS} AdamW steps "
         f"of {BATCH} x {SMALL.block_size} characters of {Path(config.text or SONGBOOK).name} "
-        f"({len(text):,} in all) at {RATE:g}, fp32. Loss: nats a character over the last tenth, "
-        f"median of {len(SEEDS)} seeds, and their spread."
+        f"({len(train) + len(val):,} in all) at {RATE:g}, fp32. Loss: nats a character over the "
+        f"last tenth, median of {len(SEEDS)} seeds, and their spread."
     )
     return table(head, rows) + f"\n\n{note}"
 
