@@ -28,8 +28,10 @@ from backend.models import lora
 from backend.models.gpt import GPT, n_params
 from backend.report import table
 from backend.runtime import keep_freed_memory
+from backend.training.measure import WAITS
 
 ROUNDS = 5
+GNU_SPINS = "300000"  # what it does where OMP_WAIT_POLICY is not set
 SHAPES = ((2, 256), (1, 1024))  # sequences x tokens
 VOCABULARY = 50_304  # padded, for all of them alike
 # The table of attention kinds: facts of the trial on which the defaults rest.
@@ -83,10 +85,33 @@ def model(config: BenchConfig) -> str:
 def children(
     names: Sequence[str], theirs: Path | None, opened: Callable[[str, Path | None], None]
 ) -> Iterator[dict[str, Pool]]:
-    """A process for each peer, in which its model was opened."""
+    """A process for each peer, in which its model was opened: one after the other, so that each
+    finds the cores as free as a program alone does. How OpenMP waits is then the choice of
+    `backend` in ours; peers, who import it here alone, get what GNU OpenMP does by itself."""
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        yield {name: stack.enter_context(spawn.Pool(1, opened, (name, theirs))) for name in names}
+        pools: dict[str, Pool] = {}
+        for name in names:
+            with _waiting_as(name):
+                pools[name] = stack.enter_context(spawn.Pool(1, opened, (name, theirs)))
+                pools[name].apply(os.getpid)  # answers when it has opened
+        yield pools
+
+
+@contextmanager
+def _waiting_as(name: str) -> Iterator[None]:
+    """What is set of OpenMP for a child; where the user set it, that holds for all."""
+    kept = {key: os.environ[key] for key in WAITS & os.environ.keys()}
+    if "LYRICS_WAITS" in kept:
+        for key in kept:
+            del os.environ[key]
+        if not name.startswith("ours"):
+            os.environ["GOMP_SPINCOUNT"] = GNU_SPINS
+    try:
+        yield
+    finally:
+        os.environ.pop("GOMP_SPINCOUNT", None)
+        os.environ |= kept
 
 
 def peaks(pools: dict[str, Pool]) -> str:

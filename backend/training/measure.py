@@ -13,6 +13,7 @@ from pathlib import Path
 from backend.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+WAITS = {"LYRICS_WAITS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by backend/__init__.py
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ def measure(command: Sequence[str], cwd: Path = ROOT) -> Measured:
                 tree = grown
             peak_kb = max(peak_kb, sum(rss for pid, _, rss in rows if pid in tree))
 
-    ours = {"LYRICS_WAITS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # set by backend/__init__.py
-    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    environment = {k: v for k, v in os.environ.items() if k not in WAITS}
     began = time.monotonic()
     with subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
