@@ -693,7 +693,7 @@ class EvaluateConfig(CheckpointConfig):
     eval_iters: int = 20
     """Random batches for nanoGPT's estimate of the validation loss, for comparison with old logs; 0
     for none."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Windows that are scored together."""
     hellaswag_samples: int | None = None
     """So many of HellaSwag's examples, the first ones; none is all 10,042."""

@@ -75,7 +75,7 @@ def split_loss(
     split: Split,
     runtime: Runtime,
     *,
-    batch_size: int = 16,
+    batch_size: int = 32,
     stride: int | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> SplitLoss:
@@ -112,7 +112,7 @@ def continuations(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     runtime: Runtime,
     *,
-    batch_size: int = 16,
+    batch_size: int = 32,
     between: Callable[[], object] = lambda: None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """How likely each text is after its context, both in ids, neither empty: (n,) nats, and (n,)

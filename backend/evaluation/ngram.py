@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -57,8 +58,9 @@ class NGram:
             if len(ids) < 2:  # fewer tokens than that
                 break
             wanted = ids[:-1] * np.int64(vocab_size) + tokens[m - 1 :]
-            order = np.argsort(wanted)  # np.unique does this too, in twice the memory
-            wanted = wanted[order]
+            # torch's radix sort takes a seventh of the time of numpy's; np.unique twice the memory
+            ordered, places = torch.from_numpy(wanted).sort(stable=True)
+            wanted, order = ordered.numpy(), places.numpy()
             firsts = np.flatnonzero(np.diff(wanted, prepend=-1))
             if m > 1:  # how many different tokens stand before each shorter n-gram
                 before = np.bincount(ids[1:][order[firsts]], minlength=len(keys))

@@ -35,7 +35,7 @@ def hellaswag(
     runtime: Runtime,
     *,
     most: int | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """{n, acc, acc_norm, acc_stderr} over the first `most` examples; every process must call it.
@@ -67,7 +67,7 @@ def lambada(
     runtime: Runtime,
     *,
     most: int | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """{n, acc, acc_stderr, perplexity} of the last words of the first `most` texts.
