@@ -139,6 +139,7 @@ def _clean_all(config: CleanConfig, data_dir: Path, folder: Path) -> Summary:
     outputs = [folder / "data.json", folder / "dropped.jsonl", *reports]
     counts: dict[str, Any] = {"in": n_in, "out": len(chosen)}
     counts |= {"translations split off": n_split} if n_split else {}
+    _identifier.cache_clear()  # 70 MB that the rest of a flow has no use for
     summary = stage.finish(outputs, counts | {"dropped": facts.reasons()}, sorted(notes))
     print("\n".join([summary.line(), *(f"  note: {note}" for note in summary.notes)]))
     return summary

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -49,6 +48,8 @@ class NGram:
 
     def __init__(self, tokens: npt.NDArray[np.integer], vocab_size: int, n: int = 5) -> None:
         """tokens: (N,) the stream, N at least 1; about 40 bytes of memory for each meanwhile."""
+        import torch  # here alone: the flow reads what was scored before, and never loads torch
+
         self.vocab_size, self.n = vocab_size, n
         self.orders: list[Order] = []
         ids = np.zeros(len(tokens) + 1, np.int32)  # of the n-gram that ends at each position

@@ -1062,9 +1062,13 @@ def straddling(folder, threshold):
 
 
 @pytest.mark.e2e
-def test_no_version_of_a_song_to_train_on_is_held_out(old_songs, tmp_path):
+def test_no_version_of_a_song_to_train_on_is_held_out(old_songs):
     assert straddling(old_songs, 0.7) == []
-    # asked for equal songs alone, clean keeps versions apart: then this much holds, and no more
+
+
+@pytest.mark.slow
+def test_where_clean_was_asked_for_equal_songs_alone_these_are_not_held_out(old_songs, tmp_path):
+    """Versions are then songs of their own, for binarize too."""
     folder = shutil.copytree(old_songs, tmp_path / "songs")
     clean.main(CleanConfig(data_dir=str(folder), near_duplicate=1.0))
     main(folder)

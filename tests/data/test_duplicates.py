@@ -168,7 +168,9 @@ def prints(texts):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "threshold", [0.7, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.5, 0.9, 1.0))]
+)
 def test_groups_of_thousands_of_real_songs_are_those_of_all_pairs(prints, texts, threshold):
     expected = groups(texts, threshold)
     assert duplicates.duplicate_groups(prints, threshold) == expected
