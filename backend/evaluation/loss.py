@@ -31,6 +31,7 @@ from backend.errors import DataError
 from backend.models.gpt import GPT, IGNORE
 from backend.runtime import Runtime
 
+WINDOWS = 32  # at once
 ROOM = 2**24  # logits at once: 64 MB in fp32, of which a few copies live
 
 
@@ -75,7 +76,7 @@ def split_loss(
     split: Split,
     runtime: Runtime,
     *,
-    batch_size: int = 32,
+    batch_size: int = WINDOWS,
     stride: int | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> SplitLoss:
@@ -112,7 +113,7 @@ def continuations(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     runtime: Runtime,
     *,
-    batch_size: int = 32,
+    batch_size: int = WINDOWS,
     between: Callable[[], object] = lambda: None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """How likely each text is after its context, both in ids, neither empty: (n,) nats, and (n,)

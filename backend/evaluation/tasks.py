@@ -19,7 +19,7 @@ from typing import Any
 
 from backend.data.tokenizers import Tokenizer
 from backend.errors import DataError
-from backend.evaluation.loss import continuations
+from backend.evaluation.loss import WINDOWS, continuations
 from backend.models.gpt import GPT
 from backend.runtime import Runtime
 
@@ -35,7 +35,7 @@ def hellaswag(
     runtime: Runtime,
     *,
     most: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = WINDOWS,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """{n, acc, acc_norm, acc_stderr} over the first `most` examples; every process must call it.
@@ -67,7 +67,7 @@ def lambada(
     runtime: Runtime,
     *,
     most: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = WINDOWS,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """{n, acc, acc_stderr, perplexity} of the last words of the first `most` texts.
