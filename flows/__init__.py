@@ -24,8 +24,6 @@ for _key, _value in {
     # Both are needed: the first stops the client's events, the second the server's heartbeat.
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # The temporary server migrates its database on its first start; 20 s is too short for a laptop.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # Who holds the one place of a deployment is on the disk, not in the server's memory: else the
     # place of a run that died with the server would stay taken for ever.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (

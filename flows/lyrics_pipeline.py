@@ -13,35 +13,31 @@ import logging
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext, refresh_global_settings_context
+from prefect.context import FlowRunContext
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import deployment
 from prefect.runtime import flow_run as now
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 
 from backend.config.loader import field_docs, fields_of, from_values, program
 from backend.config.schema import PipelineConfig
-from backend.doctor import answers
 from backend.errors import ConfigError, UserError
 from backend.report import Report
 from backend.storage import Summary
 from backend.training.log import add_training
-from flows import NAME, artifacts, child, stages
+from flows import NAME, artifacts, server, stages
 
 
 def keys_of_the_schema(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -260,55 +256,14 @@ def _close(config: PipelineConfig, summaries: Sequence[Summary]) -> None:
 # --- here and now ---------------------------------------------------------------------------------
 
 
-def use_server(url: str) -> None:
-    """For all threads and for what they start; prefect.settings.temporary_settings is for one."""
-    os.environ["PREFECT_API_URL"] = url
-    refresh_global_settings_context()
-
-
-@contextmanager
-def _a_server() -> Iterator[None]:
-    """The server that runs, else Prefect's temporary one, in a session of its own.
-
-    A Ctrl-C in a terminal, or a SIGTERM to the process group, would end that one together with us,
-    and Prefect then asks a dead server for over a minute how the interrupted run ended. Prefect
-    offers no setting for this, so its Popen is ours for as long as the server starts.
-
-    Raises:
-        UserError: none answers at the address that the environment names.
-    """
-    url = PREFECT_API_URL.value()
-    if url and answers(url):
-        yield
-        return
-    if os.environ.get("PREFECT_API_URL"):
-        raise ConfigError(
-            f"no Prefect server answers at {url}, which PREFECT_API_URL names",
-            mend="start it, or unset PREFECT_API_URL: then a temporary one serves",
-        )
-    from prefect.server.api.server import SubprocessASGIServer  # 2 s, and only here
-
-    use_server("")  # not the project's own, which rests
-    server = SubprocessASGIServer()  # one per process: the flow finds it
-    popen = subprocess.Popen
-    subprocess.Popen = partial(popen, start_new_session=True)  # type: ignore[assignment,misc]
-    try:
-        server.start()
-    finally:
-        subprocess.Popen = popen  # type: ignore[misc]
-    assert server.server_process is not None
-    with child.outlived(server.server_process.pid):
-        yield
-
-
 def main(config: PipelineConfig) -> None:
     """Run the flow here and now."""
     parameters: dict[str, Any] = {
         k: list(v) if isinstance(v, tuple) else v for k, v in config.as_dict().items()
     }
     _quiet(logging.CRITICAL)
-    with _a_server():
-        lyrics_pipeline(**parameters)  # a Failed state raises its error here
+    server.at_hand()
+    lyrics_pipeline(**parameters)  # a Failed state raises its error here
 
 
 if __name__ == "__main__":

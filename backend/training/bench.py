@@ -144,7 +144,7 @@ def _flow(config: BenchConfig) -> str:
     url = "http://127.0.0.1:4297/api"
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"PREFECT_HOME": home, "PREFECT_API_URL": url}
-        start = "import sys; from flows.serve import start_server; start_server(sys.argv[1])"
+        start = "import sys; from flows import server; server.start(sys.argv[1])"
         measure([sys.executable, "-c", start, url])
         try:
             for _ in range(FLOW_RUNS):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from backend.config.schema import OptimConfig
 from backend.models import lora
@@ -94,8 +93,8 @@ def build(model: GPT, config: OptimConfig) -> list[torch.optim.Optimizer]:
     if not hidden:
         return [adamw]
     matrices = [p for name, p in trained.items() if name in hidden]
-    sharded = isinstance(matrices[0], DTensor)
-    muon = (parallel.ShardedMuon if sharded else torch.optim.Muon)(
+    kind = parallel.ShardedMuon if parallel.sharded(matrices[0]) else torch.optim.Muon
+    muon = kind(
         matrices,
         lr=config.muon_lr,
         momentum=config.muon_momentum,

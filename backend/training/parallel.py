@@ -10,13 +10,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +21,9 @@ from backend.errors import ConfigError
 from backend.models.attention import KVCache
 from backend.models.gpt import GPT, Block
 from backend.runtime import Runtime
+
+if TYPE_CHECKING:  # FSDP imports SymPy: a second, which one process need not wait for
+    from torch.distributed.tensor import DTensor
 
 Strategy = Literal["none", "ddp", "fsdp"]
 
@@ -61,6 +61,9 @@ def wrap(model: GPT, how: Strategy, runtime: Runtime) -> nn.Module:
     is a collective. All processes must have given it the same weights.
     """
     if how == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         # fully_shard moves a block to the device as it cuts it up: the model need not fit there
         mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
         for block in model.transformer.h:
@@ -107,9 +110,14 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
 # --- whole tensors and shards --------------------------------------------------------------------
 
 
+def sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
+    """Does each process hold a part of it? Asked without the import that FSDP alone wants."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor, where it lies. A collective if it is sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if sharded(tensor) else tensor
 
 
 def gathered(tensors: Mapping[str, torch.Tensor], runtime: Runtime) -> dict[str, torch.Tensor]:
@@ -123,7 +131,7 @@ def gathered(tensors: Mapping[str, torch.Tensor], runtime: Runtime) -> dict[str,
     for name, tensor in tensors.items():
         full = whole(tensor.detach())
         if runtime.is_main:
-            mine[name] = full.cpu() if isinstance(tensor, DTensor) else full
+            mine[name] = full.cpu() if sharded(tensor) else full
     return mine
 
 
@@ -131,7 +139,9 @@ def shard_like(full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The reverse of `whole`, without talking: every process has the full tensor, from a file, and
     cuts its own part. A copy on the device of `like`; what has another shape (AdamW's count of
     steps) is whole everywhere."""
-    if isinstance(like, DTensor) and full.shape == like.shape:
+    if sharded(like) and full.shape == like.shape:
+        from torch.distributed.tensor import distribute_tensor
+
         # src_data_rank: or rank 0 would send everybody their part
         return distribute_tensor(
             full.to(like.device, copy=True), like.device_mesh, like.placements, src_data_rank=None

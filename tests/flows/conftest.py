@@ -68,7 +68,7 @@ def server(environment, tmp_path_factory):
     """A Prefect server, started as flows.serve starts it where none answers."""
     home = Path(environment["PREFECT_HOME"])
     (home / "server.pid").write_text(str(os.getpid()))  # left by a crash: the number is ours now
-    script = "import sys; from flows.serve import start_server; start_server(sys.argv[1])"
+    script = "import sys; from flows import server; server.start(sys.argv[1])"
     command = [sys.executable, "-c", script, environment["PREFECT_API_URL"]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -85,14 +85,14 @@ def client(server):
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    from flows.lyrics_pipeline import use_server
+    from flows.server import use
 
-    use_server(server)
+    use(server)
     with get_client(sync_client=True) as client:
         yield client
     for worker in (APILogWorker, EventsWorker):  # or they ask for the server for a minute at exit
         worker.drain_all(timeout=20)
-    use_server("")
+    use("")
 
 
 @pytest.fixture(scope="session")

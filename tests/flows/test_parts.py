@@ -23,7 +23,7 @@ from backend.config.loader import field_docs, fields_of, from_values, help_text,
 from backend.config.schema import PipelineConfig
 from backend.data import tokenizers
 from backend.errors import ConfigError
-from flows import artifacts, child, deployments, prefect_hook, serve, stages
+from flows import artifacts, child, deployments, prefect_hook, server, stages
 from flows.lyrics_pipeline import again, incomplete, lyrics_pipeline, one_at_a_time
 from tests.conftest import ROOT
 from tests.flows.conftest import until
@@ -392,17 +392,17 @@ def test_of_two_runs_on_one_corpus_the_second_waits(tmp_path, monkeypatch, capsy
 
 def test_a_pid_file_of_a_crash_is_no_server_whoever_has_the_number_now(tmp_path):
     file = tmp_path / "server.pid"
-    assert serve.running(file) is None
+    assert server.running(file) is None
     for text in ("", "no number", "99999999", str(os.getpid())):
         file.write_text(text)
-        assert serve.running(file) is None, text
+        assert server.running(file) is None, text
 
 
 def test_a_server_of_another_machine_is_not_started_here():
     from backend.errors import UserError
 
     with pytest.raises(UserError, match="another machine's"):
-        serve.start_server("http://prefect.example.org/api")
+        server.start("http://prefect.example.org/api")
 
 
 def test_the_flow_takes_keywords_only_and_is_described():
