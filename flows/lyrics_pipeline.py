@@ -250,7 +250,12 @@ def _close(config: PipelineConfig, summaries: Sequence[Summary]) -> None:
     report.write(out_dir / "report.md")
     print("\n" + "\n".join(f"{name + ':':<12}{path}" for name, path in where.items()))
     if config.source == ("demo",) and deployment.id is None:
-        print('next:       make lyrics ARGS=\'--source=darklyrics --artists "NAME" "NAME"\'')
+        print(
+            "next:       python -m backend.training.sample --artist=Gravenwick --title=Tide "
+            f"--out_dir={out_dir}\n"
+            'your own:   make lyrics ARGS=\'--source=darklyrics --artists "NAME" "NAME"\'\n'
+            "            make lyrics ARGS='--source=files --path=FOLDER'"
+        )
 
 
 # --- here and now ---------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def at_hand() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
-    server = _start(url, "--no-services")
+    server = _start(url)
     ending = ExitStack()
     ending.callback(server.terminate)
     ending.enter_context(child.outlived(server.pid))
@@ -77,30 +77,36 @@ def start(url: str) -> None:
             mend="wait a moment if it has just been started, else `prefect server stop`",
         )
     print(f"starting a Prefect server at {url}; it writes to {_log()}", flush=True)
-    _start(url, pid_file=pid_file)
+    _start(url, pid_file)
 
 
 def _log() -> Path:
     return Path(PREFECT_HOME.value()) / "server.log"
 
 
-def _start(url: str, *options: str, pid_file: Path | None = None) -> "subprocess.Popen[bytes]":
+def _start(url: str, pid_file: Path | None = None) -> "subprocess.Popen[bytes]":
     """Begin, and wait until it answers.
-
-    Args:
-        pid_file: what `prefect server stop` reads; an old one is overwritten.
 
     Not --background: that one writes its warnings into a pipe whose reader has left, and dies of
     the first (3.8.8).
+
+    Args:
+        pid_file: what `prefect server stop` reads; an old one is overwritten. Without one it is a
+            temporary server: no UI, no schedules.
     """
     place, log = urlsplit(url), _log()
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start", *options,
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start",
                "--host", place.hostname or "", "--port", str(place.port or 4200)]  # fmt: skip
+    environment = dict(os.environ)
+    if not pid_file:
+        command.append("--no-services")
+        environment["PREFECT_SERVER_UI_ENABLED"] = "false"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
     if pid_file:
         pid_file.write_text(str(server.pid), encoding="ascii")
     until = time.monotonic() + START_S

@@ -47,6 +47,7 @@ from flows import artifacts, child
 VOCAB_SIZE = BinarizeConfig().vocab_size
 SMALL = 300_000  # characters: with fewer the larger recipe learns the songs by heart
 STEP = re.compile(r"step +(\d+)/(\d+) ")
+COLOUR = re.compile(r"\033\[\d+m")
 STEP_EVERY_S = 2.0  # in the log of the run; the screen and metrics.jsonl have them all
 LAST_LINES = 200  # torchrun says much after our own sentence
 
@@ -97,7 +98,7 @@ class Told(io.TextIOBase):
                 if time.monotonic() - self._logged < STEP_EVERY_S:
                     continue
                 self._logged = time.monotonic()
-            self.log.info("%s", line)
+            self.log.info("%s", COLOUR.sub("", line))
         return len(text)
 
     def flush(self) -> None:

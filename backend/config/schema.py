@@ -892,12 +892,12 @@ class BenchConfig(Settings):
     every kind trained on a text. lora: memory of a step with and without. generation: tokens a
     second beside Hugging Face's and nanoGPT's, what int8 costs, seconds to the first word.
     evaluation: what evaluating takes. tokenizers: characters, trained BPEs and GPT-2's for equal
-    time. transfer: one artist from scratch, and from a base of all others. base: lyrics-base
-    finetuned, and from scratch. These four need songs, and the last three are measured by name
-    only. train: runs beside nanoGPT's CPU recipe, to its loss and for its time; needs text and
-    nanogpt. ladder: what buys how much of that; the same, and by name only. step: training steps of
-    GPT-2 124M on this device. small_gpu: config/train_darklyrics within 8 GB of a CUDA GPU. What
-    lacks something that it needs is left out, with a line."""
+    time. transfer: one artist from scratch, and from a base of all others. These three need songs.
+    base: lyrics-base finetuned, and from scratch, on the demo songbook and on songs. The last three
+    are measured by name only. train: runs beside nanoGPT's CPU recipe, to its loss and for its
+    time; needs text and nanogpt. ladder: what buys how much of that; the same, and by name only.
+    step: training steps of GPT-2 124M on this device. small_gpu: config/train_darklyrics within 8
+    GB of a CUDA GPU. What lacks something that it needs is left out, with a line."""
     nanogpt: str | None = None
     """A checkout of nanoGPT to measure beside ours; without it, and without NANOGPT in the
     environment, its rows are left out."""
@@ -906,7 +906,7 @@ class BenchConfig(Settings):
     train and ladder, which need one."""
     songs: str | None = None
     """A corpus folder: its raw songs are multiplied to measure cleaning and batches, none is the
-    demo songbook; train repeats its comparison on its data.json, none leaves that out."""
+    demo songbook; train and base repeat their comparison on its data.json, none leaves that out."""
     seeds: int = 3
     """Runs of ours in train, tokenizers and transfer, each with its own seed; nanoGPT's train.py
     has one only."""
@@ -918,7 +918,7 @@ class BenchConfig(Settings):
     """Steps of nanoGPT's recipe in train and ladder, whose time is ours too. 2,000 are the recipe;
     fewer try the bench out."""
     picture: str = "assets/equal_time.png"
-    """Where train draws both losses over the seconds."""
+    """Where train draws both losses over the seconds; base draws lyrics_base.png beside it."""
     batch_size: int = 12
     """step: sequences at once. This and what follows are the keys of nanoGPT's bench.py, and its
     defaults, which are for a GPU; on a CPU say batch_size=2, block_size=256."""

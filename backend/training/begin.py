@@ -177,7 +177,9 @@ def with_shape_of(config: TrainConfig, source: Source | None) -> TrainConfig:
     if refused:
         raise CheckpointError(
             f"{source} has another shape: " + ", ".join(refused),
-            mend="leave these keys out" + (" when resuming" if resumed else ""),
+            mend="leave these keys out when resuming"
+            if resumed
+            else "leave these keys out, or begin from scratch; in the flow --tokenizer=char does",
         )
     origins = dict(config.origins) | dict.fromkeys(taken, str(source))
     whole = _with_alpha(dataclasses.replace(config, **taken, origins=origins))

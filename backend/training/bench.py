@@ -129,9 +129,9 @@ def _flow(config: BenchConfig) -> str:
     bare = [
         python("backend.scrapers.crawl", "--source=demo"),
         python("backend.data.clean", "--data_dir=data/demo"),
-        python("backend.data.binarize", "--data_dir=data/demo"),
-        python("backend.training.train", "config/lyrics_small.py", "--dataset=demo/char",
-               "--out_dir=out/demo", *(f"--{key}" for key in short)),
+        python("backend.data.binarize", "--data_dir=data/demo", "--tokenizer=lyrics-base"),
+        python("backend.training.train", "config/finetune_lyrics_base.py",
+               "--dataset=demo/lyrics-base", "--out_dir=out/demo", *(f"--{key}" for key in short)),
         python("backend.evaluation.evaluate", "--out_dir=out/demo"),
         python("backend.training.sample", "--out_dir=out/demo"),
     ]  # fmt: skip
@@ -224,7 +224,7 @@ SECTIONS: dict[str, Section] = {
     "evaluation": Section(bench_songs.evaluation, ("songs",), bench_songs.lacks_songs),
     "tokenizers": Section(bench_songs.tokenizers, SONGS, bench_songs.lacks_songs),
     "transfer": Section(bench_songs.transfer, (*SONGS, "artist"), bench_songs.lacks_songs),
-    "base": Section(bench_songs.base, SONGS, bench_songs.lacks_songs),
+    "base": Section(bench_songs.base, (*SONGS, "nanogpt")),
     "clean": Section(bench_data.clean, ("songs",)),
     "bins": Section(bench_data.bins, ("text",)),
     "data": Section(bench_data.batches, ("songs",)),

@@ -5,24 +5,28 @@ Part of `backend/training/bench.py`. Every run is a process of its own, measured
 character of the same held-out songs.
 """
 
+import json
 import shutil
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from backend.config.schema import BenchConfig
 from backend.data.bins import Bins
-from backend.data.song import CleanSong, read_songs, write_songs
+from backend.data.song import CleanSong, read_songs, split_header, write_songs
 from backend.errors import ConfigError
 from backend.evaluation import baselines, lyrics
 from backend.evaluation.compare import read_metrics
 from backend.models import checkpoint
 from backend.models.gpt import n_params
 from backend.report import table
-from backend.training.bench_train import OURS, Race, Run, data_json
+from backend.storage import atomic_write
+from backend.training.bench_model import checkout
+from backend.training.bench_train import OURS, THEIR_EVALUATION, Race, Run, data_json, link
 from backend.training.measure import measure, python
 
 LYRICS = 1000  # songs whose figures are timed
@@ -30,6 +34,12 @@ LEAST_SONGS = 100  # of an artist to finetune on
 FINETUNE = 0.25  # of the base's seconds
 GENTLE = ("--muon_lr=0.0025", "--learning_rate=1.2e-3")  # a third of the recipe's
 EVALUATIONS = 10
+TRIAL = 100  # iterations of nanoGPT that say what one costs
+WRITTEN = ("non_words", "end_rhyme_rate", "repeated_lines", "words_per_line", "longest_copy",
+           "copied_5grams", "ended")  # fmt: skip
+WRITTEN_SEEDS = 2
+LINES = 12  # of a song that is shown
+CURVES = "lyrics_base.png"  # beside train's picture
 SMALL = 300_000  # characters, as in the flow
 TOKENIZERS = (("char",), ("bpe", "--vocab_size=1024"), ("bpe", "--vocab_size=4096"), ("gpt2",))
 
@@ -162,10 +172,26 @@ def transfer(config: BenchConfig) -> str:
 
 
 def base(config: BenchConfig) -> str:
-    """lyrics-base finetuned, and the same songs from scratch, both for as long; a 5-gram."""
+    """lyrics-base finetuned, and the same songs from scratch, on the demo songbook and on the songs
+    that were named."""
+    parts = []
+    with tempfile.TemporaryDirectory() as name:
+        demo = Path(name) / "data" / "demo"
+        measure(python("backend.scrapers.crawl", "--source=demo", f"--data_dir={demo}"))
+        measure(python("backend.data.clean", f"--data_dir={demo}"))
+        for corpus in (demo, *map(Path, [config.songs] if config.songs else [])):
+            print(f"{corpus.name}:", flush=True)
+            own = replace(config, songs=str(corpus))
+            parts += [f"#### {corpus.name}", *_tuned_and_scratch(own, corpus == demo)]
+    return "\n\n".join(parts)
+
+
+def _tuned_and_scratch(config: BenchConfig, drawn: bool) -> list[str]:
+    """One corpus: bits per character over the seconds, by our recipe from scratch and by that of
+    lyrics-base, beside nanoGPT's recipe and a 5-gram; then what each writes."""
     ways = {"char": "", "lyrics-base": "config/finetune_lyrics_base.py"}
     with tempfile.TemporaryDirectory() as name:
-        races, looks, memory = {}, {}, {}
+        races, runs, looks = {}, {}, {}
         for kind in ways:
             folder = Path(name) / kind
             bins = _binarized(config, folder / "songs", kind)
@@ -176,31 +202,109 @@ def base(config: BenchConfig) -> str:
         floor = baselines.baselines(bins, counted=lambda: baselines.ngram(bins))["5-gram"].bpc
         for kind, race in races.items():
             words = (ways[kind],)
-            runs = [
+            runs[kind] = [
                 race.ours(words, steps, seed=seed, evaluations=EVALUATIONS, name=f"{kind}, {seed}")
                 for seed, steps in _seeds(config, race.cost(words), config.seconds)
             ]
             curves = [
                 [float(r["bpc"]) for r in read_metrics(run.place) if r["split"] == "val"]
-                for run in runs
+                for run in runs[kind]
             ]
             looks[kind] = [statistics.median(column) for column in zip(*curves, strict=True)]
-            memory[kind] = max(run.process.peak_mb or 0.0 for run in runs)
+        beside = ""
+        if checkout(config):
+            race = races["char"]
+            trial = race.nanogpt(TRIAL)
+            steps = round(config.seconds * TRIAL / trial.seconds / THEIR_EVALUATION)
+            theirs = race.nanogpt(THEIR_EVALUATION * max(1, steps))
+            beside = f" nanoGPT's recipe reaches {race.losses(theirs)[0]:.4f} in "
+            beside += f"{theirs.seconds:.0f} s."
+        written: list[list[str]] = []
+        songs = []
+        for kind, race in races.items():
+            place = runs[kind][0].place
+            figures = _of_its_songs(place)
+            if not written:
+                written = [[who, *figures[who]] for who in ("held out", "training", "5-gram")]
+            written.append([f"`{ways[kind]}`", *figures["model"]])
+            songs.append(f"`{ways[kind]}`, asked for the first held-out song:")
+            songs.append(_a_song(place, race.bins))
+    memory = {kind: max(run.process.peak_mb or 0.0 for run in runs[kind]) for kind in ways}
+    seconds = [config.seconds * i / EVALUATIONS for i in range(EVALUATIONS + 1)]
     rows = [
-        [f"{config.seconds * i / EVALUATIONS:.0f}", f"{scratch:.4f}", f"{tuned:.4f}"]
-        for i, (scratch, tuned) in enumerate(zip(*looks.values(), strict=False))
+        [f"{at:.0f}", f"{scratch:.4f}", f"{tuned:.4f}"]
+        for at, scratch, tuned in zip(seconds, *looks.values(), strict=False)
     ]
+    picture = Path(config.picture).with_name(CURVES)
+    if drawn:
+        _draw(picture, seconds, looks, floor)
     scratch, tuned = map(min, looks.values())
     note = (
         f"{bins.train.chars:,} characters to train on, {bins.val.songs} songs held out; median of "
-        f"{config.seeds} seeds. A 5-gram of characters has {floor:.4f} bits/char. At best "
+        f"{config.seeds} seeds. A 5-gram of characters has {floor:.4f} bits/char.{beside} At best "
         f"{tuned:.4f} against {scratch:.4f} from scratch, {1 - tuned / scratch:.1%} fewer, and "
         f"{1 - tuned / floor:.1%} fewer than the 5-gram. Memory: {memory['lyrics-base']:,.0f} MB "
         f"against {memory['char']:,.0f}."
     )
-    return table(["seconds of training", *(f"`{way}`" for way in ways.values())], rows) + (
-        f"\n\n{note}"
-    )
+    return [
+        table(["seconds of training", *(f"`{way}`" for way in ways.values())], rows),
+        note,
+        *[f"![Bits per character over the seconds]({link(picture, Path(config.file))})"] * drawn,
+        f"What they write for the held-out songs, by `evaluate` ({WRITTEN_SEEDS} seeds):",
+        table(["", *(key.replace("_", " ") for key in WRITTEN)], written),
+        *songs,
+    ]
+
+
+def _draw(
+    path: Path, seconds: Sequence[float], looks: Mapping[str, Sequence[float]], floor: float
+) -> None:
+    """Bits per character over the seconds, with the 5-gram's as a level."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 3.8), layout="constrained")
+    axes.axhline(floor, color="grey", linestyle=":", label=f"a 5-gram: {floor:.2f}")
+    for (kind, curve), color, label in zip(
+        looks.items(), ("#d55e00", "#0072b2"), ("from scratch", "lyrics-base, finetuned"),
+        strict=True,
+    ):  # fmt: skip
+        at = seconds[: len(curve)]
+        style = "s--" if kind == "char" else "o-"
+        axes.plot(at, curve, style, color=color, markersize=4, label=f"{label}: {min(curve):.2f}")
+    axes.set_ylim(min(map(min, looks.values())) - 0.2, floor + 1.2)
+    axes.set_xlabel("seconds of training on a CPU", fontsize=12)
+    axes.set_ylabel("bits per character", fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=12, frameon=False)
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def _of_its_songs(place: Path) -> dict[str, list[str]]:
+    """Who wrote them -> the figures of WRITTEN, of a run at its best step."""
+    only = ("--only=lyrics", f"--seeds={WRITTEN_SEEDS}", "--device=cpu")
+    measure(python("backend.evaluation.evaluate", f"--out_dir={place}", *only))
+    found = json.loads((place / "evaluation.json").read_text(encoding="utf-8"))["lyrics"]
+    return {
+        who: [f"{each[key]['mean']:.3f}" if key in each else "" for key in WRITTEN]
+        for who, each in found["figures"].items()
+    }
+
+
+def _a_song(place: Path, bins: Bins) -> str:
+    """The first lines of what a run writes for the header of the first held-out song."""
+    known, _ = split_header(bins.tokenizer.decode(bins.val.document(0)[0].tolist()))
+    asked = [f"--{key}={known[key]}" for key in ("artist", "title") if key in known]
+    measure(python("backend.training.sample", f"--out_dir={place}", "--num_samples=1", *asked))
+    [path] = (place / "lyrics").glob("*.jsonl")
+    text = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["text"]
+    return "\n".join(["```text", *text.strip().splitlines()[:LINES], "```"])
 
 
 def _binarized(config: BenchConfig, folder: Path, kind: str, *words: str) -> Bins:

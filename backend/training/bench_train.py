@@ -181,7 +181,7 @@ class Race:
     def laid_out(self) -> Path:
         """The corpus as nanoGPT reads it."""
         data, size = self.folder / "nanogpt", 0
-        data.mkdir()
+        data.mkdir(exist_ok=True)
         for name, split in (("train", self.bins.train), ("val", self.bins.val)):
             ids = split.tokens[1:-1] if self.plain else split.tokens[:]
             ids.astype(np.uint16).tofile(data / f"{name}.bin")
@@ -190,11 +190,11 @@ class Race:
         (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": size}))
         return data
 
-    def nanogpt(self) -> Run:
+    def nanogpt(self, iterations: int | None = None) -> Run:
         """Their recipe, word for word; its files stay out of their checkout."""
         theirs = checkout(self.config)
-        assert theirs is not None  # bench.py saw to it
-        n, out = self.config.max_iters, self.folder / "nanogpt-out"
+        assert theirs is not None  # the caller saw to it
+        n, out = iterations or self.config.max_iters, self.folder / "nanogpt-out"
         command = [sys.executable, "-B", "train.py", *THEIR_RECIPE, f"--max_iters={n}"]
         command += [f"--lr_decay_iters={n}", f"--out_dir={out}"]
         command += [f"--dataset={self.laid_out()}"]  # an absolute path, under their data/
@@ -338,7 +338,7 @@ def train(config: BenchConfig) -> str:
             rows,
         ),
         _read(config, full[0], ours, short, their_loss),
-        f"![Validation loss over the seconds of training]({_link(picture, Path(config.file))})",
+        f"![Validation loss over the seconds of training]({link(picture, Path(config.file))})",
     ]  # fmt: skip
     if config.songs:
         parts.append(_songs(config))
@@ -440,7 +440,7 @@ def rungs() -> list[tuple[str, tuple[str, ...]]]:
     return found
 
 
-def _link(picture: Path, page: Path) -> str:
+def link(picture: Path, page: Path) -> str:
     return Path(os.path.relpath(picture, page.parent)).as_posix()
 
 

@@ -12,6 +12,8 @@ songs: then they are shown again rather than written twice.
 
 import difflib
 import json
+import math
+import os
 import re
 import statistics
 import sys
@@ -54,7 +56,7 @@ from backend.training.compose import (
     sections,
 )
 
-VERSION = 2
+VERSION = 3
 RULE = "─" * 60
 CANDIDATE = 2**20  # what the seeds of the candidates for one song lie apart
 INDEXED = 2**28  # tokens of a corpus that is indexed without being asked
@@ -350,6 +352,7 @@ class Studio:
                 "seed": draft.row.seed,
                 "finish": draft.finish,
                 "refused": dict(draft.refused),
+                "bpc": round(self._nats(draft) / math.log(2) / max(1, len(draft.text)), 4),
                 "novelty": self._how_new(song),
                 "quality": {k: round(v, 4) for k, v in quality(song).items()},
             }
@@ -368,7 +371,7 @@ class Studio:
                 if not draft.over:
                     break
                 song = row_of(shown, draft)
-                print(f"\n\n{foot(song)}\n")
+                print(f"\n\n{_grey(foot(song))}\n")
                 yield song
                 shown, begun = shown + 1, False
         if config.best_of > 1:
@@ -376,7 +379,7 @@ class Studio:
                 draft, scores = self._best(config, group, head)
                 song = row_of(n, draft)
                 song["best_of"] = scores
-                print(shown_as(song))
+                print(shown_as(song, grey=True))
                 yield song
 
     def _how_new(self, song: str) -> dict[str, Any]:
@@ -531,30 +534,37 @@ def _head(title: str | None, artist: str | None) -> str:
 
 
 def foot(row: Mapping[str, Any]) -> str:
-    """What is to be said of a song: seed, how it ended, what was taken back, how new it is."""
+    """What is to be said of a song, in a line: seed, how it ended, what was taken back, how the
+    model likes it, how new it is."""
     said = [f"seed {row['seed']}"]
     said += ["cut at max_new_tokens"] * (row["finish"] == "length")
     if refused := row["refused"]:
         said.append("taken back: " + ", ".join(f"{why} ×{n}" for why, n in refused.items()))
-    lines = [f"({'; '.join(said)})"]
+    said.append(f"{row['bpc']:.2f} bits per character")
     new = row["novelty"]
     if "unknown" in new:
-        return "\n".join([*lines, f"novelty unknown: {new['unknown']}"])
+        return f"({'; '.join([*said, 'novelty unknown: ' + new['unknown']])})"
     n = new["longest_words"]
     text = f"longest run from a training song: {n} word{'s' * (n != 1)}"
     if new["song"]:
         text += f", “{new['words']}” ({new['song']})"
-    text += f"; {new['share_5gram']:.1%} of its 5-word runs stand in training songs"
+    said += [text, f"{new['share_5gram']:.1%} of its 5-word runs stand in training songs"]
     if human := new["human"]:
-        text += f"; of held-out songs {human['longest_words']:g} words, {human['share_5gram']:.1%}"
-    lines.append(text)
-    return "\n".join(lines)
+        said.append(f"held-out songs: {human['longest_words']:g} words, {human['share_5gram']:.1%}")
+    return f"({'; '.join(said)})"
 
 
-def shown_as(row: Mapping[str, Any]) -> str:
+def _grey(text: str) -> str:
+    """On a terminal, so that it is not taken for the song's."""
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return f"\033[90m{text}\033[0m" if coloured else text
+
+
+def shown_as(row: Mapping[str, Any], *, grey: bool = False) -> str:
     """A song as people read it: a head line, the text, a foot."""
     head = _head(row["title"], row["artist"])
-    return f"{head}{row['text'].strip()}\n\n{foot(row)}\n"
+    last = _grey(foot(row)) if grey else foot(row)
+    return f"{head}{row['text'].strip()}\n\n{last}\n"
 
 
 def save(rows: Sequence[Mapping[str, Any]], folder: Path, seed: int) -> list[Path]:

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-# A run of seconds: what is tested is the flow, not the model.
+# A run of seconds: what is tested is the flow, not the model. From scratch, in characters.
+CHAR = {"tokenizer": "char"}
 SMALL = ["n_layer=1", "n_embd=16", "n_head=2", "block_size=32", "tokens_per_step=128",
          "max_iters=6", "eval_interval=3", "warmup_iters=1", "sample_chars=8"]  # fmt: skip
 ENDLESS = [*SMALL, "max_iters=1000000", "eval_interval=1000000"]

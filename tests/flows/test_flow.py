@@ -16,7 +16,7 @@ import pytest
 from backend.models import checkpoint
 from backend.training.log import read_status
 from tests.conftest import ROOT
-from tests.flows.conftest import ENDLESS, SMALL, started, until
+from tests.flows.conftest import CHAR, ENDLESS, SMALL, started, until
 
 pytestmark = pytest.mark.e2e
 
@@ -99,7 +99,8 @@ def _the_bare_name_runs_the_default_deployment(service, serve, client, environme
     assert "lyrics-pipeline" in installed, "install again: pip install --no-deps -e ."
     # in the project's folder, as pyproject.toml switches the plugin on there
     command = [sys.executable, "-m", "prefect", "deployment", "run", "lyrics-pipeline", "--watch",
-               "-p", f"train_overrides={json.dumps(SMALL)}", "-p", "num_samples=1"]  # fmt: skip
+               "-p", f"train_overrides={json.dumps(SMALL)}", "-p", "num_samples=1",
+               "-p", "tokenizer=char"]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -132,7 +133,7 @@ def _the_bare_name_runs_the_default_deployment(service, serve, client, environme
 def _a_second_run_has_nothing_to_do_and_a_third_only_what_changed(serve, client, here):
     cwd = serve.cwd
     before = {p: p.stat().st_mtime_ns for p in cwd.rglob("*") if p.suffix != ".log"}
-    state, out = here(cwd, train_overrides=SMALL, num_samples=1)
+    state, out = here(cwd, **CHAR, train_overrides=SMALL, num_samples=1)
     assert state.name == "Completed", state.message
     assert set(task_states(client, state.state_details.flow_run_id).values()) == {"Skipped"}
     assert out.count("(seed ") == 1  # the song is shown again
@@ -140,7 +141,7 @@ def _a_second_run_has_nothing_to_do_and_a_third_only_what_changed(serve, client,
     assert set(changed) <= {"report.md", ".flow.lock"}
 
     (cwd / "data/demo/data.json").unlink()  # a deleted output is made again, and no more than that
-    state, out = here(cwd, train_overrides=SMALL, num_samples=1)
+    state, out = here(cwd, **CHAR, train_overrides=SMALL, num_samples=1)
     states = task_states(client, state.state_details.flow_run_id)
     assert states.pop("clean") == "Completed"
     assert set(states.values()) == {"Skipped"}
@@ -160,7 +161,7 @@ def _an_impossible_parameter_is_refused(client):
 def _a_cancelled_run_is_gone_on_with_and_a_killed_one_is_saved_too(service, serve, client):
     from prefect.states import Cancelling
 
-    parameters = {"run": "long", "train_overrides": ENDLESS}
+    parameters = {"run": "long", **CHAR, "train_overrides": ENDLESS}
     folder = serve.cwd / "out/long"
     run_id = create(client, "cpu", **parameters)
     said = trained(service)
@@ -188,7 +189,7 @@ def _a_cancelled_run_is_gone_on_with_and_a_killed_one_is_saved_too(service, serv
 
 def _a_stopped_service_ends_its_run_as_cancelled(service, serve, client):
     at = len(service.log.read_text())
-    run_id = create(client, "default", run="stopped", train_overrides=ENDLESS)
+    run_id = create(client, "default", run="stopped", **CHAR, train_overrides=ENDLESS)
     trained(service, after=at)
     service.send_signal(signal.SIGTERM)
     assert service.wait(40) == 0, service.log.read_text()
@@ -242,7 +243,9 @@ def test_the_node_profile_trains_in_the_processes_of_torchrun(here, tmp_path, mo
     monkeypatch.setenv("PET_NPROC_PER_NODE", "2")
     overrides = [*SMALL, "device=cpu", "dtype=float32", "compile=False"]
     stages = ["crawl", "clean", "binarize", "train"]
-    state, out = here(tmp_path, profile="a100_node", stages=stages, train_overrides=overrides)
+    state, out = here(
+        tmp_path, profile="a100_node", stages=stages, **CHAR, train_overrides=overrides
+    )
     assert state.name == "Completed", state.message
     assert "process 1 of 2" in out
     assert read_status(tmp_path / "out/demo")["state"] == "done"
@@ -334,7 +337,7 @@ def test_without_a_server_a_temporary_one_serves_and_one_that_was_named_must_be_
 def test_a_ctrl_c_saves_the_training_and_leaves_soon(run_flow):
     run = run_flow.cwd / "out/stopped"
     command = [sys.executable, "-m", "flows.lyrics_pipeline", f"--run={run.name}",
-               "--train_overrides", *ENDLESS]  # fmt: skip
+               "--tokenizer=char", "--train_overrides", *ENDLESS]  # fmt: skip
     log = run_flow.cwd / "stopped.log"
     with started(command, run_flow.cwd, run_flow.environment, log) as child:
         trained(child)
@@ -399,7 +402,11 @@ def test_two_workers_of_a_pool_on_one_machine_work_side_by_side(client, environm
         started([*worker, "--name", "1"], tmp_path, at_home, logs[0]),
         started([*worker, "--name", "2"], tmp_path, at_home, logs[1]),
     ):
-        overrides = {"train_overrides": ENDLESS, "stages": ["crawl", "clean", "binarize", "train"]}
+        overrides = {
+            **CHAR,
+            "train_overrides": ENDLESS,
+            "stages": ["crawl", "clean", "binarize", "train"],
+        }
         for name in ("cpu", "default"):
             create(client, name, dataset=name, **overrides)
         runs = [tmp_path / "out/cpu", tmp_path / "out/default"]

@@ -174,7 +174,24 @@ def test_every_song_says_what_of_it_stood_in_which_training_song_beside_peoples_
     assert row["novelty"]["human"] == vars(novelty.human)
     assert f"longest run from a training song: {run.n_words} words" in got.shown
     assert run.song.title in got.shown
-    assert "of held-out songs" in got.shown
+    assert "; held-out songs: " in got.shown
+    assert len(got.shown.strip().split("\n\n")[-1].splitlines()) <= 2  # one line, and the summary
+
+
+def test_every_song_says_how_likely_it_is_to_the_model(sung):
+    likely, unlikely = (sung(temperature=t, num_samples=1) for t in (0.3, 1.5))
+    assert 0 < likely.rows[0]["bpc"] < unlikely.rows[0]["bpc"]
+    assert f"; {likely.rows[0]['bpc']:.2f} bits per character; " in likely.shown
+
+
+def test_the_last_line_is_grey_on_a_terminal_alone(sung, monkeypatch):
+    assert "\033" not in sung(seed=11).shown
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    got = sung(seed=12)
+    assert "\033[90m(seed 12;" in got.shown
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\033" not in sung(seed=13).shown
 
 
 def test_without_the_training_songs_novelty_is_unknown_and_says_why(sung, place):
