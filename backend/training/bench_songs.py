@@ -332,7 +332,7 @@ def _artist(songs: Sequence[CleanSong]) -> str:
 
 def _seeds(config: BenchConfig, cost: float, seconds: float) -> list[tuple[int, int]]:
     """(seed, steps) of each run of so many seconds."""
-    steps = max(EVALUATIONS, round(seconds / cost))
+    steps = EVALUATIONS * max(1, round(seconds / cost / EVALUATIONS))
     return [(seed, steps) for seed in range(config.seed, config.seed + config.seeds)]
 
 
