@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -279,9 +279,17 @@ def sample(config: PipelineConfig) -> Summary:
 
     settings = SampleConfig(
         out_dir=str(out_dir(config)), num_samples=config.num_samples, start=config.start,
-        structure=config.structure,
+        structure=config.structure, artist=voice(config),
     )  # fmt: skip
     return sample_stage.main(settings)
+
+
+def voice(config: PipelineConfig) -> str | None:
+    """In whose manner: the artist with most songs, the first of several. Asked for nobody's, a
+    finetuned model may write as somebody whom only its base has read."""
+    path = data_dir(config) / "data.json"
+    songs = Counter(song.artist_name for song in read_songs(path)) if path.is_file() else Counter()
+    return next((name for name, _ in songs.most_common() if name), None)
 
 
 STAGES: Mapping[str, Callable[[PipelineConfig], Summary]] = {

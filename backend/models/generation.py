@@ -199,6 +199,7 @@ class Reader:
         logits = self._forward(0, [context[-1:] for context in contexts], contexts)
         return logits[:, -1]
 
+    @torch.inference_mode()  # as its keys and values were made, once they had to be widened
     def move(self, source: int, target: int, row: Row) -> None:
         """The row at place `source` goes to a place that has become free."""
         if self.cache is not None and source != target:

@@ -240,8 +240,8 @@ def _tuned_and_scratch(config: BenchConfig, drawn: bool) -> list[str]:
         _draw(picture, seconds, looks, floor)
     scratch, tuned = map(min, looks.values())
     note = (
-        f"{bins.train.chars:,} characters to train on, {bins.val.songs} songs held out; median of "
-        f"{config.seeds} seeds. A 5-gram of characters has {floor:.4f} bits/char.{beside} At best "
+        f"{bins.train.chars:,} characters to train on, {bins.val.songs} songs held out; seeds: "
+        f"{config.seeds}. A 5-gram of characters has {floor:.4f} bits/char.{beside} At best "
         f"{tuned:.4f} against {scratch:.4f} from scratch, {1 - tuned / scratch:.1%} fewer, and "
         f"{1 - tuned / floor:.1%} fewer than the 5-gram. Memory: {memory['lyrics-base']:,.0f} MB "
         f"against {memory['char']:,.0f}."
@@ -304,7 +304,8 @@ def _a_song(place: Path, bins: Bins) -> str:
     measure(python("backend.training.sample", f"--out_dir={place}", "--num_samples=1", *asked))
     [path] = (place / "lyrics").glob("*.jsonl")
     text = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["text"]
-    return "\n".join(["```text", *text.strip().splitlines()[:LINES], "```"])
+    lines = "\n".join(text.strip().splitlines()[:LINES]).rstrip()
+    return f"```text\n{lines}\n```"
 
 
 def _binarized(config: BenchConfig, folder: Path, kind: str, *words: str) -> Bins:

@@ -405,6 +405,17 @@ def test_a_server_of_another_machine_is_not_started_here():
         server.start("http://prefect.example.org/api")
 
 
+def test_songs_are_asked_for_in_the_manner_of_the_artist_with_most_songs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = PipelineConfig(dataset="mine")
+    assert stages.voice(config) is None
+    (tmp_path / "data/mine").mkdir(parents=True)
+    artists = [None, None, None, "Ann", "Bo", "Bo"]
+    rows = [{"text": "la", "id": str(i), "artist_name": a} for i, a in enumerate(artists)]
+    (tmp_path / "data/mine/data.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert stages.voice(config) == "Bo"
+
+
 def test_the_flow_takes_keywords_only_and_is_described():
     assert all(
         p.kind is inspect.Parameter.KEYWORD_ONLY

@@ -138,6 +138,22 @@ def test_the_cache_widens_where_more_is_said_than_was_to_be_drawn():
     assert found == reference(model, [1], 5, seed=3, said={2: [4, 5, 6, 7, 8]})
 
 
+def test_a_row_moves_up_in_a_cache_that_was_widened():
+    model = decided(block_size=64)
+    rows = [Row([3], seed=0, left=3), Row([4], seed=1, left=12), Row([5], seed=2, left=12)]
+    alone = [Row([4], seed=1, left=12), Row([5], seed=2, left=12)]
+
+    def said(rows, to):
+        for row, _ in generate(model, rows, Sampling()):
+            if row is to and row.left == 11:
+                row.ids += range(6, 36)  # more than the cache was made for
+
+    said(rows, rows[1])  # the first row ends, and the last one takes its place
+    for one in alone:
+        said([one], alone[0])
+    assert [row.ids for row in rows[1:]] == [row.ids for row in alone]
+
+
 def test_taking_back_more_than_the_window_holds_begins_a_new_one():
     model = decided()
     row = Row(prompts(12)[0], seed=1, left=40)

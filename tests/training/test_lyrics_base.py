@@ -18,10 +18,13 @@ from backend.config.schema import (
 from backend.data import binarize, tokenizers
 from backend.data.bins import Bins
 from backend.errors import CheckpointError, ConfigError, DataError
+from backend.evaluation.loss import split_loss
 from backend.models import checkpoint
 from backend.models.checkpoint import Source
 from backend.models.gpt import GPT
 from backend.models.weights import Weights
+from backend.runtime import detect
+from backend.scrapers import demo_site
 from backend.training import begin, export, sample, train
 
 SHAPE = {"block_size": 64, "n_layer": 1, "n_head": 2, "n_embd": 32}
@@ -86,6 +89,22 @@ def test_the_base_is_bfloat16_on_disk_and_its_rounded_numbers_in_memory(base, tm
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (base, tmp_path / "made")]
     assert sizes[0] < 0.55 * sizes[1]
     assert str(checkpoint.find("lyrics-base")) == "lyrics-base, step 7"
+
+
+def test_the_weights_in_the_repository_know_songs_they_never_read(tmp_path):
+    """A damaged or mixed-up file would be no better than chance, 3.9 bits per character."""
+    rows = [
+        {"text": text, "artist_name": release.artist, "song_name": title, "id": f"{i}-{title}"}
+        for i, release in enumerate(map(demo_site.read_release, demo_site.songbook_files()))
+        for title, text in release.songs
+        if release.artist in ("Ernestine Boone", "Gravenwick", "The Threefoot Navy")
+    ]
+    assert len(rows) > 10
+    (tmp_path / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    binarize.main(BinarizeConfig(data_dir=str(tmp_path), tokenizer="lyrics-base"))
+    bins = Bins.open(str(tmp_path / "lyrics-base"))
+    model = checkpoint.load_model(checkpoint.find("lyrics-base"))
+    assert split_loss(model, bins.val, detect(device="cpu")).bpc < 2.0
 
 
 def test_songs_are_written_in_its_tokens_and_it_learns_them(base, songs, capsys):
