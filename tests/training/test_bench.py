@@ -242,7 +242,7 @@ def test_the_picture_is_drawn_whole(tmp_path):
     path = tmp_path / "assets" / "equal_time.png"
     bench_train._draw(path, theirs, 1.9, drawn, result(9.0, 1.55), result(1.0, 1.89))
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert bench_train._link(path, tmp_path / "docs" / "page.md") == "../assets/equal_time.png"
+    assert bench_train.link(path, tmp_path / "docs" / "page.md") == "../assets/equal_time.png"
 
 
 # --- the page ------------------------------------------------------------------------------------
